@@ -1,0 +1,63 @@
+# One command each; everything is installed into .venv on the first use.
+#   make demo    engines of the demo checkpoint, a real Triton, a picture, a streamed answer
+#   make test    set up and run all tests
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ENGINES ?= engines/demo-int8
+CHECKPOINT ?= build_engine/demo/checkpoint
+WEIGHTS ?= int8
+PICTURE ?= build_engine/demo/pictures/black_phone.png
+QUESTION ?= 我的手机打不开，怎么办？
+PYTEST_ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TOKENIZERS_PARALLELISM := false
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# The stamps name their inputs: a changed pyproject.toml installs again, nothing else does.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "Python 3.10 to 3.12 is needed (3.11 is tested), found: $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml client/pyproject.toml
+	@echo "installing into $(VENV) (about 2 GB, several minutes the first time)"
+	$(BIN)/pip install -e 'client' -e '.[serve,build,dev]'
+	@touch $@
+
+setup: $(VENV)/.installed  ## install everything into .venv
+
+$(ENGINES)/engine_manifest.json: $(VENV)/.installed $(wildcard $(CHECKPOINT)/*)
+	$(BIN)/python -m build_engine $(CHECKPOINT) --target openvino --weights $(WEIGHTS) --output $(ENGINES) --force
+
+engines: $(ENGINES)/engine_manifest.json  ## build the engines of the demo checkpoint
+
+demo: engines  ## ask about a picture: build, serve, stream the answer, shut down
+	$(BIN)/python -m build_engine.demo --engines $(ENGINES) --picture $(PICTURE) --question '$(QUESTION)'
+
+serve: engines  ## serve the demo engines on 127.0.0.1:8000-8002 until Ctrl-C
+	$(BIN)/python -m ensemble serve --engines $(ENGINES)
+
+test: setup  ## all tests (about 20 minutes on two cores)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+unit: setup  ## the tests without a server, seconds
+	$(BIN)/python -m pytest tests/unit tests/contract $(PYTEST_ARGS)
+
+lint: setup  ## ruff, mypy --strict, rendered files up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --diff . > /dev/null || true
+	$(BIN)/mypy
+	$(BIN)/python -m ensemble check
+
+clean:  ## remove engines and caches, keep .venv
+	rm -rf engines .run .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help setup engines demo serve test unit lint clean

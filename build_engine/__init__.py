@@ -1,0 +1,1 @@
+"""Compiles a Qwen3-VL checkpoint into a vision encoder engine and a language model engine."""
