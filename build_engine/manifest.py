@@ -45,6 +45,7 @@ class VisionFacts:
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
     rescale_factor: float
+    rope_theta: float = 10000.0
 
     @property
     def patch_values(self) -> int:
@@ -54,7 +55,9 @@ class VisionFacts:
 
 @dataclass(frozen=True)
 class TextFacts:
-    """Facts of the language model."""
+    """Facts of the language model. `inv_freq` (head_dim / 2): float32 rotary frequencies as transformers computes them;
+    empty means: from rope_theta, which may differ from transformers in a last bit.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -65,6 +68,7 @@ class TextFacts:
     rope_theta: float
     mrope_section: tuple[int, int, int]
     max_position_embeddings: int
+    inv_freq: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

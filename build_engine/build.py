@@ -1,0 +1,138 @@
+"""Builds an engine directory: checks everything first, works in a staging directory, publishes it at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from build_engine.checkpoint import Checkpoint, chat_template
+from build_engine.manifest import Limits, Manifest, TextFacts, sha256
+from build_engine.shards import CheckpointError
+from build_engine.staging import check_disk, check_output, staged
+
+_VERSIONS = ("qwen3-vl-triton", "openvino", "onnx", "numpy")
+
+
+def build(checkpoint_directory: Path, output: Path, weights: str, limits: dict[str, int], force: bool) -> Manifest:
+    """Build the OpenVINO engines of a checkpoint into `output`.
+
+    Args:
+        checkpoint_directory: a Hugging Face Qwen3-VL directory.
+        output: does not exist, is empty, or (with `force`) holds engines that are replaced.
+        weights: "f32", "bf16", "int8" or "int4".
+        limits: chosen fields of `Limits`; the others get defaults from the checkpoint.
+        force: replace existing engines.
+
+    Raises:
+        CheckpointError, OutputError: before any work.
+    """
+    started = time.monotonic()
+    check_output(output, force)
+    checkpoint = Checkpoint.read(checkpoint_directory)
+    chosen = choose_limits(checkpoint.text, limits)
+    # After the cheap checks: openvino alone takes a second to import.
+    from build_engine.openvino_build import estimate_bytes, write_language_model, write_vision_encoder
+
+    check_disk(output, estimate_bytes(checkpoint, weights))
+    with staged(output) as (work, publish):
+        _copy_served_files(checkpoint, work / "checkpoint")
+        with _bar("vision encoder", checkpoint.vision.depth) as progress:
+            write_vision_encoder(checkpoint, weights, work, progress)
+        with _bar("language model", checkpoint.text.num_hidden_layers) as progress:
+            write_language_model(checkpoint, weights, work, progress)
+        manifest = _describe(checkpoint, weights, chosen, work)
+        manifest.write(work)
+        publish()
+    _report(output, time.monotonic() - started)
+    return manifest
+
+
+def choose_limits(text: TextFacts, given: dict[str, int]) -> Limits:
+    """Fill in the limits that were not given, and check them; CheckpointError says which rule is broken."""
+    longest = given.get("max_seq_len", min(text.max_position_embeddings, 8192))
+    prompt = given.get("max_input_len", longest - min(1024, longest // 4))
+    limits = Limits(
+        max_batch_size=given.get("max_batch_size", 8),
+        max_input_len=prompt,
+        max_seq_len=longest,
+        max_num_tokens=given.get("max_num_tokens", min(2048, prompt)),
+        max_visual_tokens=given.get("max_visual_tokens", prompt),
+    )
+    rules = (
+        (min(vars(limits).values()) > 0, "every limit must be above 0"),
+        (limits.max_seq_len <= text.max_position_embeddings,
+         f"--max-seq-len {limits.max_seq_len} is above the checkpoint's {text.max_position_embeddings} positions"),
+        (limits.max_input_len < limits.max_seq_len,
+         f"--max-input-len {limits.max_input_len} must be below --max-seq-len {limits.max_seq_len}, or no answer fits"),
+        (limits.max_num_tokens >= limits.max_batch_size,
+         f"--max-num-tokens {limits.max_num_tokens} must be at least --max-batch-size {limits.max_batch_size}"),
+        (limits.max_visual_tokens <= limits.max_input_len,
+         f"--max-visual-tokens {limits.max_visual_tokens} is above --max-input-len {limits.max_input_len}"),
+    )  # fmt: skip
+    for holds, message in rules:
+        if not holds:
+            raise CheckpointError(message)
+    return limits
+
+
+def _copy_served_files(checkpoint: Checkpoint, directory: Path) -> None:
+    directory.mkdir()
+    for path in checkpoint.served_files():
+        shutil.copyfile(path, directory / path.name)
+    template = directory / "chat_template.jinja"
+    if not template.exists():  # older checkpoints keep it inside a JSON file
+        template.write_text(chat_template(checkpoint.directory), encoding="utf-8")
+
+
+def _describe(checkpoint: Checkpoint, weights: str, limits: Limits, directory: Path) -> Manifest:
+    files = {
+        str(path.relative_to(directory)): sha256(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+    engines = "".join(f"{name} {digest}\n" for name, digest in files.items())
+    return Manifest(
+        target="openvino",
+        weights=weights,
+        checkpoint_hash=checkpoint.content_hash(),
+        engine_hash=hashlib.sha256(f"{engines}{limits}".encode()).hexdigest(),
+        vision=checkpoint.vision,
+        text=replace(checkpoint.text, inv_freq=_rotary_frequencies(checkpoint.text)),
+        tokens=checkpoint.tokens,
+        limits=limits,
+        versions={"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _VERSIONS}},
+        files=files,
+    )
+
+
+def _rotary_frequencies(text: TextFacts) -> tuple[float, ...]:
+    """Computed by torch with the expression of transformers: numpy's power differs in the last bit."""
+    import torch
+
+    exponent = torch.arange(0, text.head_dim, 2, dtype=torch.float) / text.head_dim
+    return tuple((1.0 / (text.rope_theta**exponent)).tolist())
+
+
+@contextmanager
+def _bar(name: str, total: int) -> Iterator[Callable[[], None]]:
+    # One step more than layers: writing the file.
+    with tqdm(total=total + 1, desc=f"{name:<14}", unit="layer", file=sys.stderr, leave=True) as bar:
+        yield lambda: bar.update()  # type: ignore[func-returns-value]
+        bar.update()
+
+
+def _report(output: Path, seconds: float) -> None:
+    print(f"engines written to {output} in {seconds:.1f} s")
+    for folder in ("vision_encoder", "language_model", "checkpoint"):
+        size = sum(path.stat().st_size for path in (output / folder).iterdir())
+        print(f"  {folder:<14} {size / 1e6:10.1f} MB")

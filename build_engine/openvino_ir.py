@@ -1,0 +1,93 @@
+"""Loads the OpenVINO engines of an engine directory. Imported by the serving processes: no torch, no onnx.
+
+It knows files, precisions and compile options. What the inputs mean is told in `language_model` and `vision_plan`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import openvino as ov
+
+from build_engine.manifest import Manifest, TextFacts
+
+BLOCK_SIZE: Final = 32
+"""Tokens of one KV cache block; the CPU plugin knows no other size."""
+
+LANGUAGE_MODEL: Final = "language_model/model.xml"
+VISION_ENCODER: Final = "vision_encoder/model.xml"
+VISION_ENCODER_ONNX: Final = "vision_encoder/model.onnx"
+_KV_CACHE_DTYPES: Final = ("f32", "bf16", "f16", "u8")
+
+
+def load_language_model(
+    directory: Path, manifest: Manifest, kv_cache_dtype: str = "auto", threads: int = 0
+) -> ov.CompiledModel:
+    """Compile the language model.
+
+    Args:
+        directory: the engine directory.
+        manifest: its manifest.
+        kv_cache_dtype: "auto" (f32 for f32 weights, else u8), "f32", "bf16", "f16" or "u8".
+        threads: 0 leaves the choice to OpenVINO.
+
+    The caches' element types and block shapes are read from the inputs of the result.
+    """
+    dtype = resolve_kv_cache_dtype(kv_cache_dtype, manifest.weights)
+    core = _core()
+    model = core.read_model(directory / LANGUAGE_MODEL)
+    describe_caches(model, manifest.text)
+    return _compile(core, model, manifest.weights, threads, {"KV_CACHE_PRECISION": dtype})
+
+
+def load_vision_encoder(directory: Path, manifest: Manifest, threads: int = 0) -> ov.CompiledModel:
+    """Compile the vision encoder; see `load_language_model`."""
+    core = _core()
+    return _compile(core, core.read_model(directory / VISION_ENCODER), manifest.weights, threads, {})
+
+
+def resolve_kv_cache_dtype(kv_cache_dtype: str, weights: str) -> str:
+    """The element type of the KV cache; ValueError for an unknown name."""
+    if kv_cache_dtype == "auto":
+        return "f32" if weights == "f32" else "u8"
+    if kv_cache_dtype not in _KV_CACHE_DTYPES:
+        raise ValueError(f"kv_cache_dtype {kv_cache_dtype!r}; allowed: auto, {', '.join(_KV_CACHE_DTYPES)}")
+    return kv_cache_dtype
+
+
+def describe_caches(model: ov.Model, text: TextFacts) -> None:
+    """Tell each paged attention the shape of its cache. An IR file does not keep these notes."""
+    notes = {
+        "num_k_heads": text.num_key_value_heads,
+        "num_v_heads": text.num_key_value_heads,
+        "k_head_size": text.head_dim,
+        "v_head_size": text.head_dim,
+    }
+    for node in model.get_ops():
+        if node.get_type_name() == "PagedAttentionExtension":
+            info = node.get_rt_info()  # a view with item assignment only
+            for name, value in notes.items():
+                info[name] = value
+
+
+def _core() -> ov.Core:
+    """A Core that can read paged attention: the operation is known only once the CPU plugin is loaded."""
+    core = ov.Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")
+    return core
+
+
+def _compile(
+    core: ov.Core, model: ov.Model, weights: str, threads: int, options: dict[str, Any]
+) -> ov.CompiledModel:
+    # Emulated bfloat16 is slower than float32; it is used only where the processor has it.
+    native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    config = {
+        "INFERENCE_PRECISION_HINT": "bf16" if weights != "f32" and native else "f32",
+        # Quantising activations on the fly costs answers (measured) and gains little.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
+        **options,
+    }
+    return core.compile_model(model, "CPU", config)

@@ -1,0 +1,288 @@
+"""The asyncio client, the twin of `client`. Knows grpc.aio and tasks; the rules of an answer are in `stream`.
+
+Two cancellations look alike in grpc.aio: of the call, and of the task that waits for it. Here the first is
+raised as `Cancelled`; the second stays `asyncio.CancelledError`, as asyncio demands, and ends the call on the
+server too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from qwen3vl_client import wire
+from qwen3vl_client.errors import Cancelled, ClientError, TimedOut
+from qwen3vl_client.media import Media
+from qwen3vl_client.reply import Chunk, Reply
+from qwen3vl_client.request import MODEL, Messages, Options, build
+from qwen3vl_client.retry import Retry
+from qwen3vl_client.stream import Generation
+from qwen3vl_client.timeout import Timeout
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+_GOODBYE_S = 1.0  # how long the end of a finished stream may take before it is cut off
+
+
+class AsyncClient:
+    """`Client` for asyncio: same methods and errors. It belongs to the event loop of its first use."""
+
+    def __init__(
+        self,
+        url: str = "localhost:8001",
+        *,
+        timeout: Timeout | float = Timeout(),  # noqa: B008 (frozen)
+        retries: int = 2,
+        tls: wire.TLS | bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.url, self.timeout, self.retry = url, Timeout.of(timeout), Retry(retries)
+        self._headers = wire.headers(metadata)
+        self._target, self._credentials = wire.target(url), wire.credentials(tls)
+        self._connection: _Connection | None = None
+
+    async def chat(
+        self,
+        messages: Messages,
+        *,
+        images: Media | Iterable[Media] = (),
+        videos: Media | Iterable[Media] = (),
+        timeout: Timeout | float | None = None,
+        retries: int | None = None,
+        request_id: str | None = None,
+        **options: Unpack[Options],
+    ) -> Reply:
+        """The whole answer; as `Client.chat`."""
+        async with self.stream(
+            messages,
+            images=images,
+            videos=videos,
+            timeout=timeout,
+            retries=retries,
+            request_id=request_id,
+            **options,
+        ) as stream:
+            return await stream.read()
+
+    def stream(
+        self,
+        messages: Messages,
+        *,
+        images: Media | Iterable[Media] = (),
+        videos: Media | Iterable[Media] = (),
+        timeout: Timeout | float | None = None,
+        retries: int | None = None,
+        request_id: str | None = None,
+        **options: Unpack[Options],
+    ) -> AsyncChatStream:
+        """The answer piece by piece; as `Client.stream`, an async context manager and an async iterator."""
+        request = build(messages, images, videos, options, request_id)
+        generation = Generation(
+            request.id,
+            self.timeout if timeout is None else Timeout.of(timeout),
+            self.retry if retries is None else Retry(retries),
+        )
+        return AsyncChatStream(self, request, generation)
+
+    async def ready(self) -> bool:
+        """Whether the server and its model take requests now; False also when nobody answers."""
+        stub, seconds = self._connected().stub, self.timeout.connect
+        try:
+            server = await stub.ServerReady(
+                service_pb2.ServerReadyRequest(), timeout=seconds, metadata=self._headers
+            )
+            model = await stub.ModelReady(
+                service_pb2.ModelReadyRequest(name=MODEL), timeout=seconds, metadata=self._headers
+            )
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(server.ready and model.ready)
+
+    async def wait_ready(self, timeout: float = 60.0) -> None:
+        """Returns once `ready`; TimedOut after `timeout` seconds."""
+        until, pause = time.monotonic() + timeout, 0.1
+        while not await self.ready():
+            if time.monotonic() + pause > until:
+                raise TimedOut(f"{MODEL} at {self.url} not ready within {timeout:g} s", "connect")
+            await asyncio.sleep(pause)
+            pause = min(1.0, pause * 1.5)
+
+    async def close(self) -> None:
+        """Closes the connection; streams under way are cancelled."""
+        if self._connection:
+            await self._connection.channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    def _connected(self) -> _Connection:
+        # A grpc.aio channel belongs to the running loop, so it cannot be made before there is one.
+        if self._connection is None:
+            self._connection = _Connection(self._target, self._credentials)
+        return self._connection
+
+
+class _Connection:
+    """A channel, its stubs, and when something was last heard over it."""
+
+    def __init__(self, target: str, credentials: Any) -> None:
+        options = list(wire.CHANNEL_OPTIONS)
+        self.channel = (
+            grpc.aio.secure_channel(target, credentials, options)
+            if credentials
+            else grpc.aio.insecure_channel(target, options)
+        )
+        self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+        self.infer = wire.stream_of(self.channel)
+        self.heard_at = -math.inf
+
+
+class AsyncChatStream:
+    """An answer being written: iterate for chunks. For one task at a time, except `cancel`."""
+
+    def __init__(self, client: AsyncClient, request: Any, generation: Generation) -> None:
+        self._client, self._request, self._generation = client, request, generation
+        self._connection: Any = None
+        self._call: Any = None
+        self._messages: AsyncIterator[Any] | None = None
+        self._left = asyncio.Event()
+
+    @property
+    def request_id(self) -> str:
+        """The id under which the server logs the request."""
+        return self._generation.request_id
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return self._generation.text
+
+    @property
+    def reply(self) -> Reply:
+        """The whole answer; RuntimeError before the stream was read to its end."""
+        return self._generation.reply
+
+    async def read(self) -> Reply:
+        """Reads to the end and returns the whole answer."""
+        async for _ in self:
+            pass
+        return self.reply
+
+    def cancel(self) -> None:
+        """Ends the answer on the server too; any task of the loop may call it. A reader gets Cancelled."""
+        self._left.set()
+        if self._call:
+            self._call.cancel()
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        while not self._generation.finished:
+            if self._left.is_set():
+                raise self._generation.sign(Cancelled("the stream was cancelled or left"))
+            try:
+                chunk = await self._receive()
+            except ClientError as error:
+                await self._hang_up()
+                pause = self._generation.pause_s(error)
+                if pause is None:
+                    self._left.set()
+                    raise
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._left.wait(), pause)
+                continue
+            if chunk:
+                return chunk
+        await self._hang_up()
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._left.set()
+        await self._hang_up()
+
+    async def _receive(self) -> Chunk | None:
+        if self._call is None:
+            await self._start()
+        limit = self._generation.message_limit()
+        try:
+            response = await self._next_message(limit.seconds)
+        except asyncio.TimeoutError as late:
+            raise self._generation.late(limit) from late
+        except asyncio.CancelledError as cancelled:
+            if self._left.is_set() and not _task_is_cancelled():
+                raise self._generation.sign(Cancelled("the stream was cancelled")) from cancelled
+            self._left.set()
+            self._call.cancel()
+            raise
+        except grpc.aio.AioRpcError as failure:
+            self._connection.heard_at = -math.inf
+            raise self._generation.broken(failure.code().name, failure.details() or "") from failure
+        if response is None:
+            self._generation.end()
+            return None
+        self._connection.heard_at = time.monotonic()
+        return self._generation.receive(response)
+
+    async def _next_message(self, seconds: float) -> Any:
+        """The next response; None at the end of the stream."""
+        assert self._messages is not None
+        return await asyncio.wait_for(anext(self._messages, None), wire.deadline(seconds))
+
+    async def _start(self) -> None:
+        self._generation.start_attempt()
+        self._connection = self._client._connected()
+        await self._connect()
+        seconds = wire.deadline(self._generation.total_limit().seconds)
+        self._call = self._connection.infer(self._request, timeout=seconds, metadata=self._client._headers)
+        self._messages = aiter(self._call)
+
+    async def _connect(self) -> None:
+        """Makes sure that somebody answers: a dead host costs the connect limit, not the first token's."""
+        if time.monotonic() - self._connection.heard_at < wire.FRESH_S:
+            return
+        limit = self._generation.connect_limit()
+        try:
+            await self._connection.stub.ServerLive(
+                service_pb2.ServerLiveRequest(),
+                timeout=wire.deadline(limit.seconds),
+                metadata=self._client._headers,
+            )
+        except grpc.aio.AioRpcError as failure:
+            error = self._generation.unanswered(failure.code().name, failure.details() or "", limit)
+            if error:
+                raise error from failure
+        self._connection.heard_at = time.monotonic()
+
+    async def _hang_up(self) -> None:
+        """Closes the call; a finished one may end by itself first, since a cut counts as a cancel."""
+        call, messages, self._call, self._messages = self._call, self._messages, None, None
+        if call is None or messages is None:
+            return
+        try:
+            if self._generation.finished:
+                with contextlib.suppress(asyncio.TimeoutError, grpc.aio.AioRpcError):
+                    await asyncio.wait_for(anext(messages, None), _GOODBYE_S)
+        finally:
+            call.cancel()
+
+
+def _task_is_cancelled() -> bool:
+    """Whether the running task was asked to cancel; unknown, so False, before Python 3.11."""
+    cancelling = getattr(asyncio.current_task(), "cancelling", None)
+    return bool(cancelling and cancelling())

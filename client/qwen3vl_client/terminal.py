@@ -1,0 +1,116 @@
+"""A chat in the terminal: turns, attached media and slash commands. Knows lines of text, no gRPC."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from qwen3vl_client.client import Client
+from qwen3vl_client.errors import ClientError
+
+_HELP = """\
+/image PATH   attach a picture to the next question
+/video PATH   attach a video
+/reset        forget the chat and the attachments
+/quit         end (Ctrl-D too); Ctrl-C stops an answer"""
+
+# A model may write anything, so nothing that commands a terminal may pass: C0 but tab and newline, DEL, C1.
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])
+del _CONTROLS[ord("\n")], _CONTROLS[ord("\t")]
+
+
+def printable(text: str) -> str:
+    """`text` without control characters."""
+    return text.translate(_CONTROLS)
+
+
+class Conversation:
+    """The turns so far. A question that fails or is stopped is taken back; its media wait for the next one."""
+
+    def __init__(self, client: Client, options: dict[str, Any], system: str | None = None) -> None:
+        self._client, self._options, self._system = client, options, system
+        self.messages: list[dict[str, Any]] = []
+        self.attached: list[dict[str, Any]] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything but the system message."""
+        self.messages = [{"role": "system", "content": self._system}] if self._system else []
+        self.attached = []
+
+    def attach(self, kind: str, path: str) -> None:
+        """Reads an image or a video for the next question; OSError if it cannot be read."""
+        self.attached.append({"type": kind, kind: Path(path).expanduser().read_bytes()})
+
+    def run(self) -> None:
+        """Reads lines until /quit or the end of input."""
+        if sys.stdin.isatty():
+            print("Ask something; /help lists the commands.")
+        for line in _lines():
+            words = line.strip()
+            if words == "/quit":
+                return
+            if words.startswith("/"):
+                self._obey(*words.partition(" ")[::2])
+            elif words:
+                self._turn(words)
+
+    def _obey(self, command: str, argument: str) -> None:
+        argument = argument.strip()
+        if command in ("/image", "/video") and argument:
+            try:
+                self.attach(command[1:], argument)
+            except OSError as error:
+                print(f"qwen3vl: {error}", file=sys.stderr)
+        elif command == "/reset":
+            self.reset()
+        elif command == "/help":
+            print(_HELP)
+        else:
+            print(f"qwen3vl: unknown command {command}\n{_HELP}", file=sys.stderr)
+
+    def _turn(self, question: str) -> None:
+        content = [*self.attached, {"type": "text", "text": question}] if self.attached else question
+        self.messages.append({"role": "user", "content": content})
+        answer = None
+        try:
+            with self._client.stream(self.messages, **self._options) as stream:
+                for chunk in stream:
+                    print(printable(chunk.text), end="", flush=True)
+            answer = stream.reply.text
+        except ClientError as error:
+            end_line(error)
+            print(f"qwen3vl: {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("\nqwen3vl: stopped", file=sys.stderr)
+        else:
+            print(flush=True)
+        if answer is None:
+            self.messages.pop()
+        else:
+            self.messages.append({"role": "assistant", "content": answer})
+            self.attached = []
+
+
+def end_line(error: ClientError) -> None:
+    """Ends the line where a part of the answer stands."""
+    if error.partial_text:
+        print(flush=True)
+
+
+def _lines() -> Iterator[str]:
+    """Lines of stdin, with a prompt and editing where a person types."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    with contextlib.suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 (gives input() editing and history)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return

@@ -1,0 +1,107 @@
+"""One step of the language model: `LanguageModel` is the seam, OpenVINO is behind it.
+
+It knows the compiled graph and its KV cache tensors. It does not know sequences, sampling or scheduling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from build_engine.manifest import Manifest
+from ensemble.config import DeploymentConfig
+from ensemble.language_model.batch import Batch
+from ensemble.language_model.block_manager import BLOCK_SIZE
+from ensemble.language_model.kv_cache import kv_blocks
+
+if TYPE_CHECKING:
+    import openvino
+
+# The compiled model asks for a cache type by name; a numpy type of the same width holds its bits.
+_BITS = {8: np.uint8, 16: np.uint16, 32: np.float32}
+
+
+class LanguageModel(Protocol):
+    """What the batcher needs of an engine."""
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks that exist, numbered from 0."""
+
+    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Logits float32 [len(batch.logits_index), vocab_size], valid until the next call.
+
+        Writes the keys and values of the batch's tokens into their blocks. Any exception means that the
+        step failed, and that the contents of the blocks written by it are undefined.
+        """
+
+    def clear(self, blocks: Many[int]) -> None:
+        """Overwrite blocks with zeros, so that no NaN is left in them."""
+
+
+class OpenVinoLanguageModel:
+    """The graph of `build_engine.openvino_ir` with its paged KV cache."""
+
+    def __init__(self, compiled: openvino.CompiledModel, num_blocks: int) -> None:
+        import openvino
+
+        self.num_blocks = num_blocks
+        self._tensor = openvino.Tensor
+        self._request = compiled.create_infer_request()
+        self._inputs: list[tuple[int, str]] = []
+        self._caches: list[npt.NDArray[Any]] = []
+        for index, port in enumerate(compiled.inputs):
+            if not _is_cache(port):
+                self._inputs.append((index, port.any_name))
+                continue
+            cache = np.zeros((num_blocks, *_block_shape(port)), _BITS[port.get_element_type().bitwidth])
+            # The tensor borrows the array's memory: `_caches` keeps it alive.
+            tensor = openvino.Tensor(cache, openvino.Shape(list(cache.shape)), port.get_element_type())
+            self._request.set_input_tensor(index, tensor)
+            self._caches.append(cache)
+
+    @classmethod
+    def load(cls, config: DeploymentConfig, manifest: Manifest) -> OpenVinoLanguageModel:
+        """Compile the engine in `config.engines` and allocate its KV cache."""
+        from build_engine import openvino_ir
+
+        assert openvino_ir.BLOCK_SIZE == BLOCK_SIZE
+        compiled = openvino_ir.load_language_model(
+            Path(config.engines), manifest, config.kv_cache_dtype, config.threads
+        )
+        return cls(compiled, kv_blocks(config, manifest, bytes_per_block(compiled)))
+
+    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """See LanguageModel."""
+        for index, name in self._inputs:
+            self._request.set_input_tensor(index, self._tensor(getattr(batch, name), shared_memory=True))
+        self._request.infer()
+        logits: npt.NDArray[np.float32] = self._request.get_output_tensor(0).data
+        return logits
+
+    def clear(self, blocks: Many[int]) -> None:
+        """See LanguageModel."""
+        for cache in self._caches:
+            cache[list(blocks)] = 0
+
+
+def bytes_per_block(compiled: openvino.CompiledModel) -> int:
+    """Bytes that one block takes in the caches of all layers."""
+    return sum(
+        int(np.prod(_block_shape(port))) * port.get_element_type().bitwidth // 8
+        for port in compiled.inputs
+        if _is_cache(port)
+    )
+
+
+def _is_cache(port: Any) -> bool:
+    return str(port.any_name).startswith(("key_cache.", "value_cache."))
+
+
+def _block_shape(port: Any) -> tuple[int, ...]:
+    """Shape of one block, [key/value heads, 32, head size] and what quantisation adds."""
+    return tuple(port.get_partial_shape()[axis].get_length() for axis in (1, 2, 3))

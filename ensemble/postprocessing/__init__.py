@@ -1,0 +1,1 @@
+"""From generated tokens to the answer that the caller reads."""

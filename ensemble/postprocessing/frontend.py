@@ -1,0 +1,184 @@
+"""The public model `qwen3_vl`: admits a request, drives the ensemble, streams the answer, maps errors.
+
+It knows admission, threads and errors. It does not know Triton (a request reaches it as a `Call`), nor how
+tokens become text (`answer`), nor how callers that leave are noticed (`watcher`).
+
+Why it works like this, each measured on Triton 2.51: a client that goes away is not seen by a decoupled step
+inside an ensemble, only by the public model; the inner call cannot be cancelled, so a stop request goes to
+the language model under the inner request's id; one that arrives before its request is lost, so it is
+repeated until the inner stream ends; and the inner stream is always read to its end, or the server could not
+exit.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+from build_engine.manifest import Manifest
+from ensemble.errors import Cancelled, Draining, EngineFailure, Overloaded, ServingError, parse
+from ensemble.options import Options
+from ensemble.postprocessing.answer import Answer, Generated
+from ensemble.postprocessing.call import Call, Failure, Tensors
+from ensemble.postprocessing.detokenizer import Vocabulary
+from ensemble.postprocessing.watcher import STOP_INTERVAL_S, Flight, Watcher
+
+_log = logging.getLogger(__name__)
+
+
+class Frontend:
+    """Serves the public model.
+
+    Args:
+        manifest: facts of the engines (eos ids, longest sequence).
+        vocabulary: bytes of every token.
+        max_inflight: requests admitted at once. A request counts until its inner stream has ended.
+        tokens_per_block: tokens of a KV block, to report reused blocks as `cached_tokens`.
+    """
+
+    def __init__(
+        self, manifest: Manifest, vocabulary: Vocabulary, max_inflight: int, tokens_per_block: int = 32
+    ) -> None:
+        self._manifest = manifest
+        self._vocabulary = vocabulary
+        self._max_inflight = max_inflight
+        self._tokens_per_block = tokens_per_block
+        self._lock = threading.Lock()
+        self._inflight = 0
+        self._draining = False
+        self._watcher = Watcher()
+        self._workers = ThreadPoolExecutor(max_inflight, thread_name_prefix="request")
+
+    @property
+    def inflight(self) -> int:
+        """Requests admitted whose inner stream has not ended."""
+        return self._inflight
+
+    def drain(self) -> None:
+        """Refuse new requests as Draining from now on; those in flight go on."""
+        with self._lock:
+            self._draining = True
+
+    def close(self) -> None:
+        """Refuse new requests, wait for those in flight, end all threads."""
+        self.drain()
+        self._workers.shutdown(wait=True)
+        self._watcher.close()
+
+    def submit(self, call: Call) -> None:
+        """Admit or refuse a request at once; never raises and never waits for another request."""
+        started_s = time.monotonic()
+        inner_id = str(uuid.uuid4())
+        try:
+            options = Options.from_parameters(call.parameters)
+            self._admit(Flight(call, options, inner_id, started_s))
+        except Exception as error:
+            self._refuse(call, inner_id, error)
+
+    def _refuse(self, call: Call, inner_id: str, error: Exception) -> None:
+        if isinstance(error, ServingError):
+            _log.info("request %s (client's id %r) is refused: %s", inner_id, call.request_id, error.wire)
+        else:
+            # The boundary of a request: whatever happens, the caller must get an end.
+            _log.error("request %s (client's id %r)", inner_id, call.request_id, exc_info=error)
+            error = _hidden(inner_id)
+        _fail(call, error, inner_id)
+
+    def _admit(self, flight: Flight) -> None:
+        with self._lock:
+            if self._draining:
+                raise Draining("the server is shutting down; send the request to another one")
+            if self._inflight >= self._max_inflight:
+                raise Overloaded(f"{self._max_inflight} requests are in flight, the limit; try again later")
+            self._inflight += 1
+            self._workers.submit(self._serve, flight)
+
+    def _serve(self, flight: Flight) -> None:
+        """Thread of one request: pass on what comes, and read the inner stream to its end in any case."""
+        self._watcher.add(flight)
+        try:
+            answer = Answer(
+                self._vocabulary, self._manifest, flight.options, flight.started_s, self._tokens_per_block
+            )
+            for response in flight.call.generate(flight.inner_id):
+                if not flight.ended:
+                    self._pass_on(flight, answer, response)
+            if not flight.ended:
+                answer.end()
+                self._finish(flight, answer)
+        except Exception as error:
+            self._break_off(flight, error)
+        finally:
+            self._watcher.remove(flight)
+            with self._lock:
+                self._inflight -= 1
+
+    def _pass_on(self, flight: Flight, answer: Answer, response: Tensors | Failure) -> None:
+        try:
+            if flight.cancelled:
+                raise Cancelled("the caller went away")
+            if isinstance(response, Failure):
+                raise _mapped(response.message)
+            answer.add(Generated.read(response))
+            if answer.finish_reason:
+                self._finish(flight, answer)
+            elif (chunk := answer.take()) is not None:
+                flight.call.send(chunk, final=False)
+        except Exception as error:
+            # The caller gets an end here, and the inner stream goes on being read.
+            self._break_off(flight, error)
+
+    def _finish(self, flight: Flight, answer: Answer) -> None:
+        if flight.cancelled:
+            raise Cancelled("the caller went away")
+        # After the end token or the last allowed one the language model ends by itself, or else is stopped.
+        flight.end(stop_in_s=0.0 if answer.cut else STOP_INTERVAL_S)
+        flight.call.send(answer.last(), final=True)
+        self._watcher.wake()
+
+    def _break_off(self, flight: Flight, error: Exception) -> None:
+        """End a request with an error; what is not ours is logged and becomes an EngineFailure."""
+        if isinstance(error, Cancelled):
+            _log.info("request %s was cancelled", flight.name)
+        elif isinstance(error, EngineFailure) or not isinstance(error, ServingError):
+            _log.error("request %s failed", flight.name, exc_info=error)
+            error = _hidden(flight.inner_id)
+        flight.end(stop_in_s=0.0)
+        self._watcher.wake()
+        _fail(flight.call, error, flight.inner_id)
+
+
+# Texts of Triton itself that mean the same as an error of ours, in lower case.
+_FOREIGN = (
+    ("exceeds maximum queue size", Overloaded, "the queue of a model is full; try again later"),
+    ("server is stopping", Draining, "the server is shutting down; send the request to another one"),
+)
+
+
+def _mapped(message: str) -> ServingError:
+    """The error of ours that an inner error's text stands for, with the same class and text."""
+    if (found := parse(message)) is not None:
+        kind, text = found
+        error = kind.__new__(kind)
+        Exception.__init__(error, text)
+        return error
+    for words, foreign, text in _FOREIGN:
+        if words in message.lower():
+            return foreign(text)
+    return EngineFailure(message)
+
+
+def _hidden(inner_id: str) -> EngineFailure:
+    """What the caller reads instead of a cause that only the log tells."""
+    return EngineFailure(f"the server failed; its log says why under request id {inner_id}")
+
+
+def _fail(call: Call, error: ServingError, inner_id: str) -> None:
+    try:
+        call.fail(error)
+    except Exception:
+        # Nobody is left to be told.
+        _log.exception("request %s (client's id %r): %s was not sent", inner_id, call.request_id, error.wire)

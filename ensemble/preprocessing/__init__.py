@@ -1,0 +1,3 @@
+"""From a customer's request to the tensors that both engines take. Imports neither torch, transformers nor
+Triton.
+"""

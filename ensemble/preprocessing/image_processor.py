@@ -1,0 +1,98 @@
+"""Picture to resized pixels, equal to transformers' Qwen2VLImageProcessorPil bit for bit.
+
+Rescaling and normalisation are folded into the vision encoder, so pixels stay uint8 (four times less to
+move, and nothing is lost: they are uint8 after the resize in transformers too). transformers'
+torchvision-backed processor resizes differently; see docs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ensemble.errors import InvalidImage, InvalidOption, RequestError
+from ensemble.options import Options
+from ensemble.preprocessing.patches import PatchLayout
+
+MAX_ASPECT_RATIO = 200
+_BICUBIC = 3
+
+
+@dataclass(frozen=True)
+class ImageProcessor:
+    """Resizes pictures as preprocessor_config.json says. Bounds are in pixels of the resized picture."""
+
+    layout: PatchLayout
+    min_pixels: int
+    max_pixels: int
+
+    @classmethod
+    def from_file(cls, path: Path) -> ImageProcessor:
+        """Read preprocessor_config.json; ValueError for settings that this class cannot honour."""
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not config.get("do_resize", True) or config.get("resample", _BICUBIC) != _BICUBIC:
+            raise ValueError(
+                f"{path}: only do_resize with bicubic resampling (resample {_BICUBIC}) is supported"
+            )
+        size = config.get("size") or {}
+        return cls(
+            PatchLayout(config["patch_size"], config["temporal_patch_size"], config["merge_size"]),
+            min_pixels=config.get("min_pixels") or size["shortest_edge"],
+            max_pixels=config.get("max_pixels") or size["longest_edge"],
+        )
+
+    def with_options(self, options: Options) -> ImageProcessor:
+        """The same with a request's own bounds; InvalidOption if they contradict those of the checkpoint."""
+        low = self.min_pixels if options.min_pixels is None else options.min_pixels
+        high = self.max_pixels if options.max_pixels is None else options.max_pixels
+        if low > high and options.min_pixels is not None:
+            raise InvalidOption(
+                "min_pixels", low, f"at most the checkpoint's max_pixels = {high}", "Raise max_pixels."
+            )
+        if low > high:
+            raise InvalidOption(
+                "max_pixels", high, f"at least the checkpoint's min_pixels = {low}", "Lower min_pixels."
+            )
+        return ImageProcessor(self.layout, low, high)
+
+    def resized(self, height: int, width: int, field: str) -> tuple[int, int]:
+        """Height and width after the resize (`smart_resize` of transformers); InvalidImage beyond the
+        aspect limit.
+
+        Both are multiples of `layout.factor`, within the bounds where the aspect ratio allows it.
+        """
+        check_aspect_ratio(height, width, field, InvalidImage)
+        factor = self.layout.factor
+        new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
+        if new_height * new_width > self.max_pixels:
+            shrink = math.sqrt((height * width) / self.max_pixels)
+            new_height = max(factor, math.floor(height / shrink / factor) * factor)
+            new_width = max(factor, math.floor(width / shrink / factor) * factor)
+        elif new_height * new_width < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (height * width))
+            new_height = math.ceil(height * grow / factor) * factor
+            new_width = math.ceil(width * grow / factor) * factor
+        return new_height, new_width
+
+    def resize(self, image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+        """An RGB picture as one frame uint8 [1,3,H,W] (a view of rows of RGB pixels)."""
+        if image.size != (width, height):
+            image = image.resize((width, height), resample=Image.Resampling.BICUBIC)
+        return np.asarray(image).transpose(2, 0, 1)[None]
+
+
+def check_aspect_ratio(height: int, width: int, field: str, error: type[RequestError]) -> None:
+    """Raise `error` where transformers refuses: one side more than 200 times the other."""
+    if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
+        raise error(
+            field,
+            f"{width}x{height} pixels",
+            f"sides of a ratio up to {MAX_ASPECT_RATIO}",
+            "Crop the picture.",
+        )

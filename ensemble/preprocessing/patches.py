@@ -1,0 +1,54 @@
+"""Frames to patches: the order of values that the vision tower expects. It knows neither files nor sizes to
+resize to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PatchLayout:
+    """Sizes in pixels (patch_size), frames (temporal_patch_size) and patches (merge_size)."""
+
+    patch_size: int
+    temporal_patch_size: int
+    merge_size: int
+
+    @property
+    def factor(self) -> int:
+        """Pixels along one merged visual token; heights and widths are multiples of it."""
+        return self.patch_size * self.merge_size
+
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Patches in time, down and across."""
+        return -(-frames // self.temporal_patch_size), height // self.patch_size, width // self.patch_size
+
+    def write_patches(self, frames: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        """Cut frames [F,C,H,W] (any strides) into patches and write them to `out` [N,K].
+
+        Rows go by temporal group, then by blocks of merge_size x merge_size patches; the values of a row are
+        [C, temporal_patch_size, patch_size, patch_size]. A last group that is not full repeats the last
+        frame, so an image is one frame repeated.
+        """
+        count, channels, height, width = frames.shape
+        patch, time, merge = self.patch_size, self.temporal_patch_size, self.merge_size
+        groups, rows, columns = self.grid(count, height, width)
+        target = out.reshape(
+            groups, rows // merge, columns // merge, merge, merge, channels, time, patch, patch
+        )
+        for group in range(groups):
+            for at in range(time):
+                index = group * time + at
+                if index >= count:
+                    target[group, ..., at, :, :] = (
+                        target[group, ..., at - 1, :, :] if at else target[group - 1, ..., -1, :, :]
+                    )
+                    continue
+                blocks = frames[index].reshape(
+                    channels, rows // merge, merge, patch, columns // merge, merge, patch
+                )
+                target[group, ..., at, :, :] = blocks.transpose(1, 4, 2, 5, 0, 3, 6)

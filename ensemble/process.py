@@ -1,0 +1,174 @@
+"""The tritonserver process and the stub processes it starts: started, watched, stopped, and never left behind.
+
+It knows process ids, signals and exits. It does not know models, requests or ports.
+
+A stub is one model's Python process. Triton starts a dead one again, but requests that it held stay open for ever, so
+the supervisor (`server`) ends the whole server when one dies. What is watched is a file descriptor per process, which the kernel makes
+readable the moment the process ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_STUB_WORD = "triton_python_backend_stub"
+
+
+@dataclass(frozen=True)
+class Stub:
+    """The process of one instance of a Python model."""
+
+    pid: int
+    model: str
+
+
+class TritonProcess:
+    """A running tritonserver.
+
+    Args:
+        command: program and arguments.
+        environment: its environment.
+        directory: its working directory, which is the first entry of sys.path in its stubs.
+        log: file that takes all it writes; None: standard error.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], directory: Path, log: Path | None
+    ) -> None:
+        output = log.open("ab") if log else None
+        try:
+            self._process = subprocess.Popen(
+                list(command),
+                env=dict(environment),
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output or 2,
+                stderr=subprocess.STDOUT,
+                # Out of the terminal's process group: Ctrl-C reaches the supervisor alone, which drains first.
+                start_new_session=True,
+                preexec_fn=_die_with_parent(),  # noqa: PLW1509 (no thread runs before the server is started)
+            )
+        finally:
+            if output:
+                output.close()
+        self.pid = self._process.pid
+        self._descriptors: list[int] = []
+        self._stubs: dict[int, Stub] = {}  # by pidfd
+        self._poll = select.poll()
+        self._watch(os.pidfd_open(self.pid))
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def stubs(self) -> tuple[Stub, ...]:
+        """The stubs that `watch_stubs` found."""
+        return tuple(self._stubs.values())
+
+    def watch_stubs(self) -> None:
+        """Watch every stub there is now."""
+        for stub in find_stubs(self.pid):
+            if stub not in self._stubs.values():
+                descriptor = os.pidfd_open(stub.pid)
+                self._stubs[descriptor] = stub
+                self._watch(descriptor)
+
+    def wait(self, seconds: float) -> Stub | None:
+        """Wait until the server or a watched stub ends, or the time is over; returns a stub that ended."""
+        for descriptor, _ in self._poll.poll(seconds * 1000):
+            if stub := self._stubs.get(descriptor):
+                return stub
+        return None
+
+    def terminate(self) -> None:
+        """Ask for an orderly exit."""
+        if self.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End server and stubs now."""
+        stubs = find_stubs(self.pid)
+        self._process.kill()
+        self._process.wait()
+        # They notice by themselves that their server is gone, but only within a second, and not while they load.
+        for pid in {stub.pid for stub in (*stubs, *self._stubs.values())}:
+            if _is_stub(pid):
+                os.kill(pid, signal.SIGKILL)
+        _wait_until(lambda: not any(_is_stub(stub.pid) for stub in stubs), seconds=5.0)
+
+    def close(self) -> None:
+        """Make sure that nothing is left, and let go of the descriptors."""
+        self.kill()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def _watch(self, descriptor: int) -> None:
+        self._poll.register(descriptor, select.POLLIN)
+        self._descriptors.append(descriptor)
+
+
+def find_stubs(server: int) -> list[Stub]:
+    """The stubs of a server process, with the model that each runs."""
+    found = []
+    for children in Path(f"/proc/{server}/task").glob("*/children"):
+        try:
+            pids = [int(word) for word in children.read_text().split()]
+        except FileNotFoundError:  # that thread has ended
+            continue
+        for pid in pids:
+            words = _command(pid)
+            if words and words[0].endswith(_STUB_WORD):
+                found.append(Stub(pid, _model_of(words)))
+    return found
+
+
+def _model_of(words: Sequence[str]) -> str:
+    # triton_python_backend_stub REPOSITORY/MODEL/VERSION/model.py ...
+    return Path(words[1]).parent.parent.name if len(words) > 1 else "?"
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _is_stub(pid: int) -> bool:
+    """Whether the process lives (a zombie has no command line) and is a stub: ids are used again."""
+    words = _command(pid)
+    return bool(words) and words[0].endswith(_STUB_WORD)
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _die_with_parent() -> Callable[[], None]:
+    """What the child does before it becomes tritonserver: ask the kernel to be killed when the supervisor ends."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getpid()
+
+    def run() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended in between
+            os._exit(1)
+
+    return run

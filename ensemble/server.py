@@ -1,0 +1,298 @@
+"""Runs one Triton server: starts it, waits until it is ready, watches it, drains it, and leaves nothing behind.
+
+It knows the life of a server. Processes are in `process`, checks in `preflight`, and what Triton serves in `repository`.
+
+How it ends:
+
+- On SIGTERM or SIGINT the public model is told to refuse new requests (`draining`), and the requests that it holds go on, at most
+  `exit_timeout_s`. With the last one done Triton is told to exit, and killed if it has not within GRACE_S: a
+  client that only holds a connection open would otherwise keep Triton alive until it aborts. Exit code 0.
+- A second signal, or the timeout, cuts what is left. Exit code 1.
+- When Triton or one of its Python processes dies, all the rest is killed, so that every client sees its connection
+  break at once, and the exit code is 1: an orchestrator starts the server anew. (Triton would start a dead Python process
+  again, but the requests it held would never end.)
+- When this process itself is killed, the kernel kills Triton, and the Python processes notice within a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ensemble import draining, repository
+from ensemble.config import DeploymentConfig
+from ensemble.gauges import DRAINING, IN_FLIGHT
+from ensemble.preflight import Ports
+from ensemble.process import TritonProcess
+from ensemble.startup import StartError, explain, show_progress
+from ensemble.tritonserver import TritonServer
+
+GRACE_S = 3.0
+"""How long Triton may take to exit when nothing is in flight; it needs 2 to 3 s."""
+_POLL_S = 0.1
+_PREFIX = "qwen3vl-serve"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where a server listens and writes.
+
+    Attributes:
+        host: address to bind.
+        ports: free ports of it.
+        log_dir: directory for triton.log; None: a temporary one, kept when the server fails.
+        ready_file: JSON written when the server is ready, removed at its end: pid, triton_pid, host and ports.
+        ready_timeout_s: how long loading may take.
+        verbose: Triton's verbose log.
+    """
+
+    host: str
+    ports: Ports
+    log_dir: Path | None = None
+    ready_file: Path | None = None
+    ready_timeout_s: float = 600.0
+    verbose: bool = False
+
+
+class _Signals:
+    """Counts SIGTERM and SIGINT; the loops below look at the number several times a second."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> _Signals:
+        self._before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, frame: object) -> None:
+        self.count += 1
+
+
+def serve(config: DeploymentConfig, settings: Settings, triton: TritonServer) -> int:
+    """Serve until a signal or a failure; returns the exit code. StartError if it does not become ready."""
+    started_s = time.monotonic()
+    with _Signals() as signals, _run_directory() as run, _log_file(settings, run) as log:
+        repository.write(run / "models", config)
+        backends, environment = triton.prepare(run)
+        environment |= _environment(run)
+        command = [str(triton.binary), *_arguments(config, settings, run, backends)]
+        process = TritonProcess(command, environment, run, log)
+        try:
+            if not _wait_ready(process, settings, log, signals):
+                return 0
+            process.watch_stubs()
+            _announce(process, settings, time.monotonic() - started_s)
+            _watch(process, signals)
+            return 0 if _end(process, config, settings, run, signals) else 1
+        finally:
+            if settings.ready_file:
+                settings.ready_file.unlink(missing_ok=True)
+            process.close()
+
+
+def _arguments(config: DeploymentConfig, settings: Settings, run: Path, backends: Path) -> list[str]:
+    address = {"grpc": settings.ports.grpc, "http": settings.ports.http, "metrics": settings.ports.metrics}
+    return [
+        f"--model-repository={run / 'models'}",
+        f"--backend-directory={backends}",
+        *(f"--{name}-address={settings.host}" for name in address),
+        *(f"--{name}-port={port}" for name, port in address.items()),
+        # The configs are complete. Without this, every stub would be started twice.
+        "--disable-auto-complete-config",
+        # Prompts of many pictures do not fit the megabyte that the Python backend begins with.
+        f"--backend-config=python,shm-default-byte-size={16 << 20}",
+        f"--backend-config=python,shm-growth-byte-size={16 << 20}",
+        f"--backend-config=python,shm-region-prefix-name={_shm_prefix()}",
+        f"--backend-config=python,stub-timeout-seconds={int(settings.ready_timeout_s)}",
+        # By the time Triton is told to exit, the requests are done: see `_end`.
+        f"--exit-timeout-secs={config.exit_timeout_s}",
+        "--allow-gpu-metrics=false",
+        "--pinned-memory-pool-byte-size=0",
+        f"--log-verbose={int(settings.verbose)}",
+    ]
+
+
+def _environment(run: Path) -> dict[str, str]:
+    return {
+        draining.VARIABLE: str(run / "drain"),
+        # Digests of pictures are keyed with it; see model_repository/preprocessing.
+        "QWEN3VL_HASH_KEY": secrets.token_hex(32),
+        # numpy does small work only; the engines have threads of their own, set by `threads`.
+        **{name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")},
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _wait_ready(process: TritonProcess, settings: Settings, log: Path, signals: _Signals) -> bool:
+    """Wait until every model is loaded. False when a signal came first."""
+    url = f"{_http(settings.host, settings.ports.http)}/v2/health/ready"
+    end_s = time.monotonic() + settings.ready_timeout_s
+    with show_progress(log) as progress:
+        while not _is_ready(url):
+            if signals.count:
+                return False
+            process.wait(_POLL_S)
+            if process.returncode is not None:
+                raise StartError(explain(log, process.returncode))
+            if time.monotonic() > end_s:
+                raise StartError(f"not ready within {settings.ready_timeout_s:.0f} s\n{explain(log, None)}")
+            progress()
+    return True
+
+
+def _announce(process: TritonProcess, settings: Settings, seconds: float) -> None:
+    if settings.ready_file:
+        facts = {
+            "pid": os.getpid(),
+            "triton_pid": process.pid,
+            "host": settings.host,
+            **{f"{name}_port": port for name, port in asdict(settings.ports).items()},
+        }
+        # Renamed into place: who sees the file sees all of it.
+        draft = settings.ready_file.with_name(f"{settings.ready_file.name}.{os.getpid()}")
+        draft.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        draft.replace(settings.ready_file)
+    host, ports = settings.host, settings.ports
+    print(
+        f"ready in {seconds:.1f} s: gRPC {host}:{ports.grpc}, HTTP {_http(host, ports.http)}, "
+        f"metrics {_http(host, ports.metrics)}/metrics",
+        flush=True,
+    )
+
+
+def _watch(process: TritonProcess, signals: _Signals) -> None:
+    """Return at the first signal; StartError is not the word here: a death ends in `ServerDiedError`."""
+    while not signals.count:
+        _look(process, _POLL_S)
+
+
+def _look(process: TritonProcess, seconds: float) -> None:
+    stub = process.wait(seconds)
+    if process.returncode is not None:
+        raise ServerDiedError(f"tritonserver ended with exit code {process.returncode}")
+    if stub is not None:
+        raise ServerDiedError(f"the Python process of model {stub.model} (pid {stub.pid}) died; the server ends with it")
+
+
+class ServerDiedError(RuntimeError):
+    """Triton or one of its Python processes ended without being told to."""
+
+
+def _end(
+    process: TritonProcess, config: DeploymentConfig, settings: Settings, run: Path, signals: _Signals
+) -> bool:
+    """Drain, then end Triton. Returns whether every request was finished."""
+    (run / "drain").touch()
+    asked = signals.count
+    end_s = time.monotonic() + config.exit_timeout_s
+    url = f"{_http(settings.host, settings.ports.metrics)}/metrics"
+    shown = -1.0
+    while (inflight := _inflight(url)) != 0:
+        if signals.count > asked:
+            print("second signal: cutting what is left", file=sys.stderr, flush=True)
+            return False
+        if time.monotonic() > end_s:
+            print(f"requests were still running after {config.exit_timeout_s} s: cut", file=sys.stderr, flush=True)
+            return False
+        if inflight is not None and inflight != shown:
+            shown = inflight
+            print(f"draining: {inflight:.0f} in flight", file=sys.stderr, flush=True)
+        _look(process, _POLL_S)
+    drained_s = time.monotonic()
+    process.terminate()
+    while process.returncode is None and time.monotonic() < drained_s + GRACE_S:
+        time.sleep(0.02)
+    print("drained", file=sys.stderr, flush=True)
+    return True
+
+
+def _inflight(metrics_url: str) -> float | None:
+    """Requests of the public model still in flight; None as long as it has not begun to drain."""
+    try:
+        with urllib.request.urlopen(metrics_url, timeout=1.0) as reply:
+            lines = reply.read().decode().splitlines()
+    except OSError:
+        return None
+    values = dict(line.rsplit(" ", 1) for line in lines if line.startswith((IN_FLIGHT, DRAINING)))
+    return float(values[IN_FLIGHT]) if float(values.get(DRAINING, 0)) == 1 else None
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1.0) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+def _http(host: str, port: int) -> str:
+    # A server that listens everywhere is asked on the loopback.
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"
+
+
+@contextmanager
+def _run_directory() -> Iterator[Path]:
+    """A directory for this server's files; it and shared memory are removed at the end, and a killed server's too."""
+    for pid in _dead_servers():
+        _remove_files_of(pid)
+    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{os.getpid()}-"))
+    try:
+        yield directory
+    finally:
+        _remove_files_of(os.getpid())
+
+
+def _shm_prefix(pid: int | None = None) -> str:
+    return f"{_PREFIX}-{pid or os.getpid()}-"
+
+
+def _dead_servers() -> set[int]:
+    names = [path.name for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}-*-*")]
+    names += [path.name for path in Path("/dev/shm").glob(f"{_PREFIX}-*-*")]
+    pids = {int(word) for name in names if (word := name.split("-")[2]).isdigit()}
+    return {pid for pid in pids if not Path(f"/proc/{pid}").exists()}
+
+
+def _remove_files_of(pid: int) -> None:
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}-{pid}-*"):
+        shutil.rmtree(directory, ignore_errors=True)  # another user's is not ours to remove
+    for file in Path("/dev/shm").glob(f"{_shm_prefix(pid)}*"):
+        try:
+            file.unlink(missing_ok=True)
+        except PermissionError:
+            continue
+
+
+@contextmanager
+def _log_file(settings: Settings, run: Path) -> Iterator[Path]:
+    """The file for Triton's log; a temporary one outlives a failure, and the place is told."""
+    if settings.log_dir is not None:
+        settings.log_dir.mkdir(parents=True, exist_ok=True)
+        yield settings.log_dir / "triton.log"
+        return
+    log = run / "triton.log"
+    log.touch()
+    try:
+        yield log
+    except Exception:
+        kept = Path(tempfile.gettempdir()) / f"{_PREFIX}.{os.getpid()}.log"
+        shutil.copyfile(log, kept)
+        print(f"Triton's log is kept in {kept}", file=sys.stderr)
+        raise

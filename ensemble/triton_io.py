@@ -1,0 +1,236 @@
+"""Between Triton's Python backend and our types: requests to arrays, arrays to responses, errors to TritonError.
+
+The only module that touches `triton_python_backend_utils`, which exists only inside Triton's stub process: the model.py
+shells pass it in. It knows tensors by the contract and checks what leaves against it. It does not know what
+the models do.
+
+Learnt on Triton 2.51: parameters of an inner (BLS) request may be bool, int or str, so a float goes as text; a response
+sender may be used from any thread, and sending takes a fraction of a millisecond, so the language model's thread
+hands its responses to a thread of `Outbox`; arrays of a request are views into shared memory.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.config import PARAMETER, DeploymentConfig
+from ensemble.contract import CONTRACT, ENSEMBLE, LANGUAGE_MODEL, STOP, Model, Tensor
+from ensemble.errors import EngineFailure, InvalidOption, ServingError
+from ensemble.language_model.request import Output
+from ensemble.postprocessing.call import Failure
+
+Array = npt.NDArray[Any]
+Tensors = Mapping[str, Array]
+
+_NUMPY = {
+    "STRING": np.object_, "BOOL": np.bool_, "UINT8": np.uint8, "INT32": np.int32, "INT64": np.int64,
+    "UINT64": np.uint64, "FP32": np.float32,
+}  # fmt: skip
+_TRITON_CODES = {"INVALID_ARGUMENT": "INVALID_ARG", "UNAVAILABLE": "UNAVAILABLE", "CANCELLED": "CANCELLED"}
+_log = logging.getLogger(__name__)
+
+
+def load(args: Mapping[str, str]) -> DeploymentConfig:
+    """The deployment that config.pbtxt carries; also sends this process' log to Triton's."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format=f"%(asctime)s %(levelname)s {args['model_name']} %(name)s: %(message)s",
+    )
+    parameters = json.loads(args["model_config"])["parameters"]
+    return DeploymentConfig.from_json(parameters[PARAMETER]["string_value"])
+
+
+class TritonIO:
+    """Requests and responses of one model.
+
+    Args:
+        pb_utils: the module `triton_python_backend_utils`.
+        model: the model's contract.
+    """
+
+    def __init__(self, pb_utils: Any, model: Model) -> None:
+        self.pb_utils = pb_utils
+        self.model = model
+
+    def tensors(self, request: Any) -> dict[str, Array]:
+        """The inputs that a request has; views that are valid as long as the request."""
+        found = {}
+        for tensor in self.model.inputs:
+            given = self.pb_utils.get_input_tensor_by_name(request, tensor.name)
+            if given is not None:
+                found[tensor.name] = given.as_numpy()
+        return found
+
+    def parameters(self, request: Any) -> dict[str, Any]:
+        """The request parameters; InvalidOption if Triton's JSON of them cannot be read (a number that is not finite)."""
+        text = request.parameters() or "{}"
+        try:
+            return dict(json.loads(text))
+        except json.JSONDecodeError:
+            raise InvalidOption("parameters", text, "finite numbers, strings, true and false") from None
+
+    def response(self, tensors: Tensors) -> Any:
+        """A response with these outputs; EngineFailure if the contract has no such tensor."""
+        outputs = []
+        for name, array in tensors.items():
+            check(self.model.output(name), array)
+            outputs.append(self.pb_utils.Tensor(name, np.ascontiguousarray(array)))
+        return self.pb_utils.InferenceResponse(outputs)
+
+    def error_response(self, error: ServingError) -> Any:
+        """A response that carries the error's text and code."""
+        code = getattr(self.pb_utils.TritonError, _TRITON_CODES.get(error.code, "INTERNAL"))
+        return self.pb_utils.InferenceResponse(error=self.pb_utils.TritonError(error.wire, code))
+
+    def failure(self, error: Exception, request: Any) -> Any:
+        """The response for any exception; one that is not ours is logged and told as an EngineFailure."""
+        return self.error_response(as_serving_error(error, request.request_id()))
+
+    def send(self, sender: Any, response: Any | None, final: bool) -> None:
+        """Send a response, the end of the stream, or both in one message."""
+        flags = self.pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+        if response is None:
+            sender.send(flags=flags)
+        else:
+            sender.send(response, flags=flags)
+
+
+def check(tensor: Tensor, array: Array) -> None:
+    """EngineFailure unless the array has the contract's data type and shape."""
+    fits = array.ndim == len(tensor.shape) and all(
+        want in (-1, got) for want, got in zip(tensor.shape, array.shape, strict=True)
+    )
+    if array.dtype != _NUMPY[tensor.dtype] or not fits:
+        raise EngineFailure(
+            f"output {tensor.name!r} is {array.dtype}{list(array.shape)}, the contract says "
+            f"{tensor.dtype}{list(tensor.shape)}"
+        )
+
+
+def as_serving_error(error: Exception, request_id: str) -> ServingError:
+    """The error itself if it is ours to tell, else an EngineFailure, the cause in the log under the request id."""
+    if isinstance(error, ServingError):
+        return error
+    _log.error("request %s", request_id, exc_info=error)
+    return EngineFailure(f"{type(error).__name__}; the server's log tells more, under request id {request_id}")
+
+
+class EntryCall:
+    """One request to the public model; implements `ensemble.postprocessing.call.Call`."""
+
+    def __init__(self, io: TritonIO, request: Any) -> None:
+        self._io = io
+        self._request = request
+        self._sender = request.get_response_sender()
+
+    @property
+    def request_id(self) -> str:
+        """The id that the client chose, "" if none."""
+        return str(self._request.request_id())
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The request parameters."""
+        return self._io.parameters(self._request)
+
+    def is_cancelled(self) -> bool:
+        """Whether the caller cancelled or disconnected."""
+        return bool(self._sender.is_cancelled())
+
+    def send(self, tensors: Tensors, final: bool) -> None:
+        """Send one chunk."""
+        self._io.send(self._sender, self._io.response(tensors), final)
+
+    def fail(self, error: ServingError) -> None:
+        """Send an error as the last response."""
+        self._io.send(self._sender, self._io.error_response(error), final=True)
+
+    def generate(self, inner_id: str) -> Iterator[dict[str, Array] | Failure]:
+        """Call the ensemble with this request's tensors and parameters."""
+        pb_utils = self._io.pb_utils
+        given = (pb_utils.get_input_tensor_by_name(self._request, t.name) for t in self._io.model.inputs)
+        request = pb_utils.InferenceRequest(
+            model_name=ENSEMBLE,
+            requested_output_names=[tensor.name for tensor in CONTRACT[ENSEMBLE].outputs],
+            inputs=[tensor for tensor in given if tensor is not None],
+            request_id=inner_id,
+            parameters={name: _inner_parameter(value) for name, value in self.parameters.items()},
+        )
+        for response in request.exec(decoupled=True):
+            if response.has_error():
+                yield Failure(response.error().message())
+            elif tensors := response.output_tensors():
+                yield {tensor.name(): tensor.as_numpy() for tensor in tensors}
+
+    def stop(self, inner_id: str) -> None:
+        """Send the language model a stop request and wait until it is taken."""
+        # Without these three NVIDIA's C++ backend refuses the request before it looks at `stop`.
+        dummies = {"input_ids": 0, "input_lengths": 1, "request_output_len": 1}
+        tensors = {name: np.array([[value]], np.int32) for name, value in dummies.items()}
+        tensors[STOP.name] = np.array([[True]])
+        request = self._io.pb_utils.InferenceRequest(
+            model_name=LANGUAGE_MODEL,
+            requested_output_names=["output_ids"],
+            inputs=[self._io.pb_utils.Tensor(name, array) for name, array in tensors.items()],
+            request_id=inner_id,
+        )
+        for _ in request.exec(decoupled=True):
+            pass
+
+
+def _inner_parameter(value: Any) -> bool | int | str:
+    return repr(value) if isinstance(value, float) else value
+
+
+class Outbox:
+    """Sends the language model's outputs from a thread of its own, so that the next step need not wait for it."""
+
+    def __init__(self, io: TritonIO) -> None:
+        self._io = io
+        self._queue: queue.SimpleQueue[tuple[Any, Output] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+        self._thread.start()
+
+    def for_sender(self, sender: Any) -> Callable[[Output], None]:
+        """A callback that queues one request's outputs, in order."""
+        return lambda output: self._queue.put((sender, output))
+
+    def close(self) -> None:
+        """Send what is queued, then end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            sender, output = item
+            try:
+                self._io.send(sender, self._response(output), final=output.finished)
+            except Exception:
+                # One stream that cannot be written to must not end the others.
+                _log.exception("sending an output")
+
+    def _response(self, output: Output) -> Any | None:
+        if output.error is not None:
+            return self._io.error_response(output.error)
+        return self._io.response(generated(output)) if output.token_ids else None
+
+
+def generated(output: Output) -> dict[str, Array]:
+    """The contract's GENERATED tensors of one Output: only the tokens that are new in it."""
+    return {
+        "output_ids": np.array([output.token_ids], np.int32),
+        "sequence_length": np.array([len(output.token_ids)], np.int32),
+        "output_log_probs": np.array([output.log_probs], np.float32),
+        "num_input_tokens": np.array([output.num_input_tokens], np.int32),
+        "kv_cache_reused_blocks": np.array([output.reused_blocks], np.int32),
+    }

@@ -1,0 +1,192 @@
+"""Encodes the pictures of a batch of requests together, each distinct picture once.
+
+It knows requests, the cache, and how to pack pictures into engine calls. It does not know the engine.
+
+The engine pads attention to the longest segment of a call (a segment: an image, or one temporal group of
+frames of a video), so pictures of like size go together: the padding and the patches of a call are bounded.
+Long videos are cut between temporal groups, which never see each other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from build_engine.manifest import Manifest
+from ensemble.errors import EngineFailure
+from ensemble.vision_encoder.embedding_cache import EmbeddingCache, MediaKey
+from ensemble.vision_encoder.encoder import VisionEncoder
+
+Table = npt.NDArray[np.float32]
+
+_PADDING_SHARE = 0.25
+_PADDING_FREE = 256
+"""Most padded places of a call: this share of its patches, and so many more (small pictures share a call)."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VisionRequest:
+    """The media of one request; EngineFailure if they contradict each other."""
+
+    pixel_patches: npt.NDArray[np.uint8]  # [N, K]
+    grid_thw: npt.NDArray[np.int32]  # [items, 3]
+    media_digest: npt.NDArray[np.uint64]  # [items, 4]
+
+    def __post_init__(self) -> None:
+        patches, grids, digests = self.pixel_patches, self.grid_thw, self.media_digest
+        if not (
+            patches.ndim == 2
+            and grids.shape == (len(grids), 3)
+            and digests.shape == (len(grids), 4)
+            and len(patches) == int(grids.astype(np.int64).prod(axis=1).sum())
+        ):
+            raise EngineFailure(
+                f"pixel_patches {list(patches.shape)}, grid_thw {grids.tolist()} and "
+                f"media_digest {list(digests.shape)} do not belong together"
+            )
+
+    @classmethod
+    def read(cls, tensors: Mapping[str, npt.NDArray[Any]]) -> VisionRequest:
+        """Read `contract.VISION_REQUEST`; each has a leading dimension of 1."""
+        return cls(tensors["pixel_patches"][0], tensors["grid_thw"][0], tensors["media_digest"][0])
+
+
+@dataclass(frozen=True)
+class _Item:
+    key: MediaKey
+    patches: npt.NDArray[np.uint8]  # [t*h*w, K]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some temporal groups of an item: what an engine call is made of."""
+
+    key: MediaKey
+    patches: npt.NDArray[np.uint8]  # [groups*h*w, K]
+    grid_thw: tuple[int, int, int]
+
+    @property
+    def segment_patches(self) -> int:
+        return self.grid_thw[1] * self.grid_thw[2]
+
+
+class BatchEncoder:
+    """Encodes batches of requests. Not thread-safe: one model instance owns it.
+
+    Args:
+        encoder: the engine.
+        manifest: facts of the engines.
+        cache: rows of earlier pictures.
+        max_call_patches: most patches of one engine call; a single temporal group may have more.
+    """
+
+    def __init__(
+        self,
+        encoder: VisionEncoder,
+        manifest: Manifest,
+        cache: EmbeddingCache,
+        max_call_patches: int = 16384,
+    ) -> None:
+        self._encoder = encoder
+        self._engine_hash = manifest.engine_hash
+        self._merged = manifest.vision.spatial_merge_size**2
+        self._max_call_patches = max_call_patches
+        self.cache = cache
+        width = manifest.vision.out_hidden_size
+        self._no_media: Table = np.zeros((1, manifest.rows_per_visual_token, width), np.float32)
+
+    def encode_batch(self, requests: Sequence[VisionRequest]) -> list[Table | EngineFailure]:
+        """Encode what the cache does not hold, and build each request's table.
+
+        Returns:
+            Per request, in order, `prompt_embedding_table` float32 [1, (1+D)*V, H] (the rows of one visual
+            token, all zero, if it has no media), or the failure of an engine call with one of its pictures.
+        """
+        items = [list(self._items(request)) for request in requests]
+        rows = self._rows({item.key: item for of_request in items for item in of_request})
+        return [self._table([rows[item.key] for item in of_request]) for of_request in items]
+
+    def _items(self, request: VisionRequest) -> Iterator[_Item]:
+        start = 0
+        for grid, digest in zip(request.grid_thw.tolist(), request.media_digest, strict=True):
+            t, h, w = grid
+            key = MediaKey(np.ascontiguousarray(digest).tobytes(), (t, h, w), self._engine_hash)
+            yield _Item(key, request.pixel_patches[start : start + t * h * w])
+            start += t * h * w
+
+    def _rows(self, items: Mapping[MediaKey, _Item]) -> dict[MediaKey, Table | EngineFailure]:
+        """Rows [v, 1+D, H] of every item, from the cache or the engine."""
+        rows: dict[MediaKey, Table | EngineFailure] = {}
+        missing: list[_Item] = []
+        for key, item in items.items():
+            if (held := self.cache.get(key)) is None:
+                missing.append(item)
+            else:
+                rows[key] = held
+        for key, encoded in self._encode(missing).items():
+            rows[key] = encoded
+            if not isinstance(encoded, EngineFailure):
+                self.cache.put(key, encoded)
+        return rows
+
+    def _encode(self, items: Sequence[_Item]) -> dict[MediaKey, Table | EngineFailure]:
+        pieces = [piece for item in items for piece in _cut(item, self._max_call_patches)]
+        parts: dict[MediaKey, list[Table]] = {item.key: [] for item in items}
+        failures: dict[MediaKey, EngineFailure] = {}
+        for call in pack(pieces, self._max_call_patches):
+            try:
+                rows = self._encoder.encode(
+                    np.concatenate([piece.patches for piece in call]),
+                    np.array([piece.grid_thw for piece in call], np.int32),
+                )
+            except (RuntimeError, MemoryError) as error:
+                _log.exception("the vision engine failed on grids %s", [piece.grid_thw for piece in call])
+                failures |= {piece.key: EngineFailure(f"the vision engine failed: {error}") for piece in call}
+                continue
+            ends = np.cumsum([len(piece.patches) // self._merged for piece in call])
+            for piece, part in zip(call, np.split(rows, ends[:-1]), strict=True):
+                parts[piece.key].append(part)
+        # Concatenated also when there is one part: the cache wants arrays that own their memory.
+        return {key: failures.get(key) or np.concatenate(parts[key]) for key in parts}
+
+    def _table(self, rows: Sequence[Table | EngineFailure]) -> Table | EngineFailure:
+        good: list[Table] = []
+        for of_item in rows:
+            if isinstance(of_item, EngineFailure):
+                return of_item
+            good.append(of_item)
+        table = np.concatenate(good) if good else self._no_media
+        return table.reshape(1, -1, table.shape[-1])
+
+
+def _cut(item: _Item, max_patches: int) -> Iterator[_Piece]:
+    t, h, w = item.key.grid_thw
+    groups = max(1, max_patches // (h * w))
+    for first in range(0, t, groups):
+        last = min(first + groups, t)
+        yield _Piece(item.key, item.patches[first * h * w : last * h * w], (last - first, h, w))
+
+
+def pack(pieces: Iterable[_Piece], max_patches: int) -> list[list[_Piece]]:
+    """Sort pieces into engine calls of like segment sizes; pieces of one item keep their order."""
+    calls: list[list[_Piece]] = []
+    patches = segments = 0
+    # Sorting is stable, and all pieces of an item have the same segment size.
+    for piece in sorted(pieces, key=lambda piece: -piece.segment_patches):
+        patches += len(piece.patches)
+        segments += piece.grid_thw[0]
+        if calls:
+            padding = segments * calls[-1][0].segment_patches - patches
+            if patches <= max_patches and padding <= _PADDING_SHARE * patches + _PADDING_FREE:
+                calls[-1].append(piece)
+                continue
+        calls.append([piece])
+        patches, segments = len(piece.patches), piece.grid_thw[0]
+    return calls

@@ -1,0 +1,36 @@
+"""Shell of the public model `qwen3_vl`; what it does is in ensemble/postprocessing."""
+
+import triton_python_backend_utils as pb_utils
+
+from build_engine.manifest import Manifest
+from ensemble.contract import CONTRACT, ENTRY
+from ensemble.draining import is_draining
+from ensemble.gauges import DRAINING, IN_FLIGHT, Gauges
+from ensemble.postprocessing.detokenizer import Vocabulary
+from ensemble.postprocessing.frontend import Frontend
+from ensemble.triton_io import EntryCall, TritonIO, load
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = load(args)
+        manifest = Manifest.read(config.engines)
+        vocabulary = Vocabulary.read(config.engines / "checkpoint" / "tokenizer.json")
+        self.frontend = Frontend(manifest, vocabulary, config.max_inflight)
+        self.io = TritonIO(pb_utils, CONTRACT[ENTRY])
+        self.gauges = Gauges(pb_utils, self.numbers)
+
+    def execute(self, requests):
+        for request in requests:
+            self.frontend.submit(EntryCall(self.io, request))
+
+    def numbers(self):
+        draining = is_draining()
+        if draining:
+            self.frontend.drain()
+        # In this order: whoever sees DRAINING = 1 sees a number of requests that can only fall.
+        return {IN_FLIGHT: self.frontend.inflight, DRAINING: float(draining)}
+
+    def finalize(self):
+        self.frontend.close()
+        self.gauges.close()
