@@ -98,7 +98,7 @@ def _describe(checkpoint: Checkpoint, weights: str, limits: Limits, directory: P
     files = {
         str(path.relative_to(directory)): sha256(path)
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file()
     }
     engines = "".join(f"{name} {digest}\n" for name, digest in files.items())
     return Manifest(

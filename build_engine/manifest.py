@@ -55,8 +55,8 @@ class VisionFacts:
 
 @dataclass(frozen=True)
 class TextFacts:
-    """Facts of the language model. `inv_freq` (head_dim / 2): float32 rotary frequencies as transformers computes them;
-    empty means: from rope_theta, which may differ from transformers in a last bit.
+    """Facts of the language model. `inv_freq` (head_dim / 2): float32 rotary frequencies as transformers
+    computes them; empty means: from rope_theta, which may differ from transformers in a last bit.
     """
 
     vocab_size: int

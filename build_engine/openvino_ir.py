@@ -29,31 +29,32 @@ def load_language_model(
     Args:
         directory: the engine directory.
         manifest: its manifest.
-        kv_cache_dtype: "auto" (f32 for f32 weights, else u8), "f32", "bf16", "f16" or "u8".
+        kv_cache_dtype: "auto" (f32 for f32 weights, else u8), "f32", "bf16", "f16" or "u8". OpenVINO ties the
+            arithmetic to the cache: f32 and f16 caches compute in float32, a bf16 cache in bfloat16.
         threads: 0 leaves the choice to OpenVINO.
+
+    Raises:
+        ValueError: an unknown kv_cache_dtype, or bf16 on a processor without it.
 
     The caches' element types and block shapes are read from the inputs of the result.
     """
-    dtype = resolve_kv_cache_dtype(kv_cache_dtype, manifest.weights)
     core = _core()
+    if kv_cache_dtype == "auto":
+        kv_cache_dtype = "f32" if manifest.weights == "f32" else "u8"
+    if kv_cache_dtype not in _KV_CACHE_DTYPES:
+        raise ValueError(f"kv_cache_dtype {kv_cache_dtype!r}; allowed: auto, {', '.join(_KV_CACHE_DTYPES)}")
+    if kv_cache_dtype == "bf16" and not _has_bfloat16(core):
+        raise ValueError("kv_cache_dtype 'bf16' needs a processor with bfloat16 arithmetic; use 'f32' or 'u8'")
+    precision = {"f32": "f32", "f16": "f32", "bf16": "bf16", "u8": _precision(core, manifest)}[kv_cache_dtype]
     model = core.read_model(directory / LANGUAGE_MODEL)
     describe_caches(model, manifest.text)
-    return _compile(core, model, manifest.weights, threads, {"KV_CACHE_PRECISION": dtype})
+    return _compile(core, model, precision, threads, {"KV_CACHE_PRECISION": kv_cache_dtype})
 
 
 def load_vision_encoder(directory: Path, manifest: Manifest, threads: int = 0) -> ov.CompiledModel:
     """Compile the vision encoder; see `load_language_model`."""
     core = _core()
-    return _compile(core, core.read_model(directory / VISION_ENCODER), manifest.weights, threads, {})
-
-
-def resolve_kv_cache_dtype(kv_cache_dtype: str, weights: str) -> str:
-    """The element type of the KV cache; ValueError for an unknown name."""
-    if kv_cache_dtype == "auto":
-        return "f32" if weights == "f32" else "u8"
-    if kv_cache_dtype not in _KV_CACHE_DTYPES:
-        raise ValueError(f"kv_cache_dtype {kv_cache_dtype!r}; allowed: auto, {', '.join(_KV_CACHE_DTYPES)}")
-    return kv_cache_dtype
+    return _compile(core, core.read_model(directory / VISION_ENCODER), _precision(core, manifest), threads, {})
 
 
 def describe_caches(model: ov.Model, text: TextFacts) -> None:
@@ -78,13 +79,20 @@ def _core() -> ov.Core:
     return core
 
 
-def _compile(
-    core: ov.Core, model: ov.Model, weights: str, threads: int, options: dict[str, Any]
-) -> ov.CompiledModel:
+def _has_bfloat16(core: ov.Core) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _precision(core: ov.Core, manifest: Manifest) -> str:
     # Emulated bfloat16 is slower than float32; it is used only where the processor has it.
-    native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if manifest.weights != "f32" and _has_bfloat16(core) else "f32"
+
+
+def _compile(
+    core: ov.Core, model: ov.Model, precision: str, threads: int, options: dict[str, Any]
+) -> ov.CompiledModel:
     config = {
-        "INFERENCE_PRECISION_HINT": "bf16" if weights != "f32" and native else "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         # Quantising activations on the fly costs answers (measured) and gains little.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         **({"INFERENCE_NUM_THREADS": threads} if threads else {}),

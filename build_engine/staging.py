@@ -1,7 +1,7 @@
 """A directory that appears whole or not at all.
 
 The work happens in a hidden sibling of the output, which is renamed at the end: on the same file system, so the rename is
-atomic. A builder holds a lock on its sibling; one that no living process holds is left over from a killed build, and
+atomic. A builder holds a lock on its sibling; one that no living process locks is left over from a killed build, and
 the next build removes it.
 """
 
@@ -16,9 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from build_engine.manifest import FILE_NAME
-
-_LOCK = ".lock"
-
 
 class OutputError(ValueError):
     """The output directory cannot be written: it exists, is something else, or the disk is too small."""
@@ -58,7 +55,7 @@ def staged(output: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     _remove_abandoned(output)
     work = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
     work.chmod(0o755)  # mkdtemp is private; engines are read by the server's user
-    lock = os.open(work / _LOCK, os.O_CREAT | os.O_RDWR)
+    lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         yield work, lambda: _publish(work, output)
@@ -72,7 +69,6 @@ def _prefix(output: Path) -> str:
 
 
 def _publish(work: Path, output: Path) -> None:
-    (work / _LOCK).unlink()
     if not output.exists():
         work.rename(output)
         return
@@ -87,7 +83,7 @@ def _publish(work: Path, output: Path) -> None:
 def _remove_abandoned(output: Path) -> None:
     for left in output.parent.glob(f"{_prefix(output)}*"):
         try:
-            lock = os.open(left / _LOCK, os.O_CREAT | os.O_RDWR)
+            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
             continue  # another user's, or gone meanwhile
         try:

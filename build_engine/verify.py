@@ -64,6 +64,8 @@ class Transformers:
     def answer(self, sample: Sample, count: int) -> tuple[list[int], npt.NDArray[np.float32]]:
         """`count` greedy tokens, and the logits [count, vocab_size] that chose them."""
         given = self._inputs(sample)
+        # transformers keeps the offset of the last pictures it saw, and would apply it to a text without any.
+        self.model.model.rope_deltas = None
         state = self.model(**given, use_cache=True)
         tokens, logits = [], []
         for _ in range(count):

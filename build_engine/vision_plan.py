@@ -106,12 +106,12 @@ def _interpolate(
 
 
 def _taps(place: npt.NDArray[np.int32], size: int, side: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    # float32 step by step, as transformers computes it, so that floor() never falls on another side.
+    # float32 step by step, as transformers computes it, so that no bit differs.
     source = place.astype(np.float32) * np.float32(side - 1) / np.float32(max(size - 1, 1))
     low = np.floor(source)
-    taps = np.minimum(low.astype(np.int64) + np.array([[0], [1]]), side - 1)
-    high_weight = source - low
-    return taps, np.stack([1 - high_weight, high_weight])
+    offsets = np.array([[0], [1]], np.float32)
+    taps = np.minimum((low + offsets).astype(np.int64), side - 1)
+    return taps, 1 - np.abs(source - low - offsets)
 
 
 def _plan_segments(lengths: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:

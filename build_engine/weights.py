@@ -17,8 +17,13 @@ from openvino import opset13 as ops
 from build_engine.shards import Shards
 
 SCHEMES: Final = ("f32", "bf16", "int8", "int4")
-GROUP_SIZE: Final = 128
-BITS_PER_WEIGHT: Final = {"f32": 32.0, "bf16": 16.0, "int8": 8.0, "int4": 4.0 + 16 / GROUP_SIZE}
+GROUP_SIZES: Final = (128, 64, 32, 16)
+"""Values that share one int4 scale: the first that divides the width.
+
+Only powers of two: with any other size OpenVINO 2026.4.1 multiplies a single row (every decode step) wrongly, by as much as
+the result itself, while several rows come out right. tests/unit/test_build_weights.py would notice.
+"""
+BITS_PER_WEIGHT: Final = {"f32": 32.0, "bf16": 16.0, "int8": 8.0, "int4": 4.0 + 16 / 32}
 
 
 class Weights:
@@ -48,11 +53,11 @@ class Weights:
             return self._share(np.ascontiguousarray(values), Type.f32, values.shape)
         if scheme == "bf16":
             return self._bfloat16(round_bfloat16(values))
-        if scheme == "int8":
+        if scheme == "int4" and group_size(values.shape[1]):
+            return self._int4(values)
+        if scheme in ("int8", "int4"):
             quantised, scale = quantise_int8(values)
             return ops.multiply(self._widen(quantised, Type.i8), ops.constant(scale))
-        if scheme == "int4":
-            return self._int4(values)
         raise ValueError(f"weights {scheme!r}: one of {', '.join(SCHEMES)} is known")
 
     def rows(self, name: str, indices: ov.Node, scheme: str) -> ov.Node:
@@ -110,6 +115,8 @@ def quantise_int4(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8
     """
     out, width = values.shape
     size = group_size(width)
+    if size is None:
+        raise ValueError(f"width {width} is no multiple of {GROUP_SIZES[-1]}")
     groups = values.reshape(out, width // size, size)
     peak = np.take_along_axis(groups, np.abs(groups).argmax(axis=2, keepdims=True), axis=2)
     scale = (peak / np.float32(-8)).astype(np.float16)
@@ -119,6 +126,6 @@ def quantise_int4(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8
     return (low | (high << 4)).astype(np.uint8), scale
 
 
-def group_size(width: int) -> int:
-    """The largest even divisor of `width` that is at most GROUP_SIZE."""
-    return next(size for size in range(min(GROUP_SIZE, width), 0, -1) if width % size == 0 and size % 2 == 0)
+def group_size(width: int) -> int | None:
+    """The first of GROUP_SIZES that divides `width`; None: such a matrix is stored as int8."""
+    return next((size for size in GROUP_SIZES if width % size == 0), None)

@@ -67,9 +67,14 @@ class Gauges:
         self._thread.start()
 
     def close(self) -> None:
-        """Publish once more and end the thread."""
+        """Publish once more, end the thread, and give the metrics back.
+
+        Given back now: a metric that lives until the interpreter ends crashes the stub, whose shared memory is gone.
+        """
         self._closed.set()
         self._thread.join()
+        self._metrics.clear()
+        self._families.clear()
 
     def _run(self) -> None:
         while True:

@@ -11,11 +11,14 @@ hands its responses to a thread of `Outbox`; arrays of a request are views into 
 
 from __future__ import annotations
 
+import collections
+import faulthandler
 import json
 import logging
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -36,6 +39,8 @@ _NUMPY = {
     "UINT64": np.uint64, "FP32": np.float32,
 }  # fmt: skip
 _TRITON_CODES = {"INVALID_ARGUMENT": "INVALID_ARG", "UNAVAILABLE": "UNAVAILABLE", "CANCELLED": "CANCELLED"}
+_KEEP_ENDED_S = 10.0
+_SETTLE_S = 0.2
 _log = logging.getLogger(__name__)
 
 
@@ -46,6 +51,8 @@ def load(args: Mapping[str, str]) -> DeploymentConfig:
         level=logging.INFO,
         format=f"%(asctime)s %(levelname)s {args['model_name']} %(name)s: %(message)s",
     )
+    # A crash in native code then leaves the Python stack of every thread in the log.
+    faulthandler.enable(sys.stderr)
     parameters = json.loads(args["model_config"])["parameters"]
     return DeploymentConfig.from_json(parameters[PARAMETER]["string_value"])
 
@@ -61,6 +68,7 @@ class TritonIO:
     def __init__(self, pb_utils: Any, model: Model) -> None:
         self.pb_utils = pb_utils
         self.model = model
+        self._ended: collections.deque[tuple[float, Any]] = collections.deque()
 
     def tensors(self, request: Any) -> dict[str, Array]:
         """The inputs that a request has; views that are valid as long as the request."""
@@ -95,6 +103,27 @@ class TritonIO:
     def failure(self, error: Exception, request: Any) -> Any:
         """The response for any exception; one that is not ours is logged and told as an EngineFailure."""
         return self.error_response(as_serving_error(error, request.request_id()))
+
+    def execute(self, request: Any) -> Iterator[Any]:
+        """Run an inner request, and yield its responses until its stream ends.
+
+        When a stream ends, a thread of the stub that does not hold the GIL drops its own reference to the stream. If that is
+        the last one, it frees numpy arrays without the GIL, and the heap is corrupt (Triton 2.51: a crash within some
+        hundred requests). So each stream is kept for a while, and freed by a thread of Python.
+        """
+        stream = request.exec(decoupled=True)
+        try:
+            yield from stream
+        finally:
+            now_s = time.monotonic()
+            self._ended.append((now_s, stream))
+            while self._ended and self._ended[0][0] < now_s - _KEEP_ENDED_S:
+                self._ended.popleft()
+
+    def close(self) -> None:
+        """Let go of streams that have ended, before the interpreter does."""
+        time.sleep(_SETTLE_S)
+        self._ended.clear()
 
     def send(self, sender: Any, response: Any | None, final: bool) -> None:
         """Send a response, the end of the stream, or both in one message."""
@@ -166,7 +195,7 @@ class EntryCall:
             request_id=inner_id,
             parameters={name: _inner_parameter(value) for name, value in self.parameters.items()},
         )
-        for response in request.exec(decoupled=True):
+        for response in self._io.execute(request):
             if response.has_error():
                 yield Failure(response.error().message())
             elif tensors := response.output_tensors():
@@ -184,7 +213,7 @@ class EntryCall:
             inputs=[self._io.pb_utils.Tensor(name, array) for name, array in tensors.items()],
             request_id=inner_id,
         )
-        for _ in request.exec(decoupled=True):
+        for _ in self._io.execute(request):
             pass
 
 

@@ -2,7 +2,7 @@
 
 A script is the list of acts for one request. It knows the wire of `ModelStreamInfer` and nothing of Qwen3-VL.
 
-    with FakeTriton(script=[Piece("Hel"), Pause(0.1), Piece("lo", finish_reason="stop"), Final()]) as triton:
+    with FakeTriton([Piece("Hel"), Pause(0.1), Piece("lo", finish_reason="stop"), Final()]) as triton:
         Client(triton.url).chat("Hi")
 """
 
@@ -103,9 +103,11 @@ class Request:
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Plays `scripts` one after the other, the last one for ever; a callable gets the request and gives a script."""
+    """Plays `scripts` one by one, the last one for ever; a callable makes a script from the request."""
 
-    def __init__(self, *scripts: Script | Callable[[Request], Script], port: int = 0, ready: bool = True) -> None:
+    def __init__(
+        self, *scripts: Script | Callable[[Request], Script], port: int = 0, ready: bool = True
+    ) -> None:
         self.scripts = list(scripts) or [ANSWER]
         self.requests: list[Request] = []
         self.cancelled: list[str] = []
@@ -171,7 +173,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                 finished = True
                 context.abort(act.code, act.text)
             else:
-                yield _response(act, request.id)
+                yield respond(act, request.id)
         finished = True
 
 
@@ -179,7 +181,7 @@ _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_l
 _DATATYPES = {"int32": "INT32", "float32": "FP32"}
 
 
-def _response(act: Act, request_id: str) -> Any:
+def respond(act: Act, request_id: str = "") -> Any:
     if isinstance(act, Raw):
         return act.response
     if isinstance(act, InBand):
@@ -220,7 +222,10 @@ def _read(message: Any, context: Any) -> Request:
         json.loads(tensors["messages"][0]),
         tensors.get("images", []),
         tensors.get("videos", []),
-        {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in message.parameters.items()},
+        {
+            name: getattr(value, value.WhichOneof("parameter_choice"))
+            for name, value in message.parameters.items()
+        },
         dict(context.invocation_metadata()),
         context.peer(),
     )
@@ -237,7 +242,7 @@ def _strings(raw: bytes, shape: Sequence[int]) -> list[bytes]:
 
 
 class Wire:
-    """A TCP relay to a server that can be cut, as when the server is killed; until then bytes pass unchanged."""
+    """A TCP relay to a server; `cut` ends it as if the server were killed. Until then bytes pass."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -257,7 +262,15 @@ class Wire:
 
     def cut(self) -> None:
         """Both ends see their connection die; new connections are refused."""
-        for end in [self._listener, *self._ends]:
+        self._close(self._listener)
+        self.drop()
+
+    def drop(self) -> None:
+        """Both ends see their connection die; a new connection works."""
+        self._close(*self._ends)
+
+    def _close(self, *ends: socket.socket) -> None:
+        for end in ends:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()

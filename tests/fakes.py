@@ -1,7 +1,7 @@
 """Fakes that behave: a language model that is all memory and no mathematics, and requests for it.
 
-`FakeLanguageModel` reads the same arrays as the real graph. What it leaves in a KV slot depends on the token, its
-table rows, its rotary row and on the slot before it, found through the block table; its logits depend on
+`FakeLanguageModel` reads the same arrays as the real graph. What it leaves in a KV slot depends on the token,
+its table rows, its rotary row and on the slot before it, found through the block table; its logits depend on
 all slots of the context. So a wrong block, row, position, order or prefix gives another answer than
 `answer_alone`, which computes the same function without blocks, chunks and batches.
 """
@@ -96,7 +96,9 @@ class FakeLanguageModel:
                     slots[at] = NAN
                 self.slots[table[at // BLOCK_SIZE], at % BLOCK_SIZE] = slots[at]
             last[begins[s + 1] - 1] = _logits(slots)
-            if (whole == NAN).any():  # as in real kernels, a NaN beyond the context is multiplied by zero: NaN
+            if (
+                whole == NAN
+            ).any():  # as in real kernels, a NaN beyond the context is multiplied by zero: NaN
                 last[begins[s + 1] - 1][3] = np.nan
         return np.stack([last[i] for i in batch.logits_index.tolist()])
 
@@ -136,8 +138,8 @@ def request(
 ) -> Request:
     """A request whose prompt is made of `parts`.
 
-    An integer n is text of n tokens, always the same for the same n and place; a pair (content, n) is a picture of
-    n visual tokens whose table rows, and extra id, depend on its content.
+    An integer n is text of n tokens, the same for the same n and place; a pair (content, n) is a picture of n
+    visual tokens whose table rows, and extra id, depend on its content.
     """
     ids: list[int] = []
     extra_ids: list[int] = []

@@ -225,14 +225,15 @@ class AsyncChatStream:
         except asyncio.TimeoutError as late:
             raise self._generation.late(limit) from late
         except asyncio.CancelledError as cancelled:
-            if self._left.is_set() and not _task_is_cancelled():
+            if not self._task_is_cancelled():
                 raise self._generation.sign(Cancelled("the stream was cancelled")) from cancelled
             self._left.set()
             self._call.cancel()
             raise
         except grpc.aio.AioRpcError as failure:
             self._connection.heard_at = -math.inf
-            raise self._generation.broken(failure.code().name, failure.details() or "") from failure
+            error = self._generation.broken(failure.code().name, failure.details() or "")
+            raise error from error.__cause__ or failure
         if response is None:
             self._generation.end()
             return None
@@ -281,8 +282,7 @@ class AsyncChatStream:
         finally:
             call.cancel()
 
-
-def _task_is_cancelled() -> bool:
-    """Whether the running task was asked to cancel; unknown, so False, before Python 3.11."""
-    cancelling = getattr(asyncio.current_task(), "cancelling", None)
-    return bool(cancelling and cancelling())
+    def _task_is_cancelled(self) -> bool:
+        """Whether it is the running task that was cancelled; Python 3.10 cannot tell, so there `cancel` decides."""
+        cancelling = getattr(asyncio.current_task(), "cancelling", None)
+        return bool(cancelling()) if cancelling else not self._left.is_set()

@@ -6,7 +6,6 @@ The options of a request are `request.Options`, one argument each; the server kn
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -68,16 +67,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     generation = _generation_arguments()
 
     ask = commands.add_parser(
-        "ask", parents=[server, generation], help="one question, about pictures or not", allow_abbrev=False
+        "ask",
+        usage="qwen3vl ask [PICTURE ...] QUESTION [options]",
+        parents=[server, generation],
+        help="one question, about pictures or not",
+        allow_abbrev=False,
     )
     ask.set_defaults(command="ask")
-    ask.add_argument("words", nargs="+", metavar="[PICTURE ...] QUESTION", help="- reads it from stdin")
+    ask.add_argument(
+        "words", nargs="+", metavar="[PICTURE ...] QUESTION", help="QUESTION - is read from stdin"
+    )
     ask.add_argument("--json", action="store_true", help="print the whole reply as one JSON object")
     ask.add_argument("--logprobs", action="store_true", default=None, help="with --json: of each token")
     ask.add_argument("--stats", action="store_true", help="tokens and times on stderr after the answer")
 
     chat = commands.add_parser(
-        "chat", parents=[server, generation], help="several turns in the terminal", allow_abbrev=False
+        "chat",
+        usage="qwen3vl chat [PICTURE ...] [options]",
+        parents=[server, generation],
+        help="several turns in the terminal",
+        allow_abbrev=False,
     )
     chat.add_argument("words", nargs="*", metavar="PICTURE", help="pictures for the first question")
     chat.set_defaults(command="chat", json=False)
@@ -104,16 +113,14 @@ def _server_arguments() -> argparse.ArgumentParser:
     group.add_argument("--tls", action="store_true", help="encrypt; the certificate must be trusted")
     group.add_argument("--ca", metavar="FILE", help="certificate authority (PEM) to trust; implies --tls")
     group.add_argument("--header", action="append", default=[], metavar="NAME=VALUE", help="gRPC header")
-    group.add_argument("--retries", type=int, default=2, help="attempts more, before the first token only")
-    for limit in dataclasses.fields(Timeout):
-        name = "timeout" if limit.name == "total" else f"{limit.name}-timeout".replace("_", "-")
-        group.add_argument(
-            f"--{name}",
-            type=float,
-            default=limit.default,
-            metavar="SECONDS",
-            help=f"limit of the {limit.name.replace('_', ' ')} time (default: %(default)s)",
-        )
+    group.add_argument("--retries", type=int, default=2, help="before the first token only (%(default)s)")
+    for name, limit, text in (
+        ("--connect-timeout", Timeout.connect, "until the server answers at all"),
+        ("--first-token-timeout", Timeout.first_token, "until the answer begins"),
+        ("--idle-timeout", Timeout.idle, "of silence within the answer"),
+        ("--timeout", Timeout.total, "for everything"),
+    ):
+        group.add_argument(name, type=float, default=limit, metavar="SECONDS", help=f"{text} (%(default)s)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The command `qwen3vl`: a question from the shell, a chat in the terminal, or a look whether the server is up.
+"""The command `qwen3vl`: a question from the shell, a chat in the terminal, or whether the server is up.
 
 Knows streams and exit codes; the arguments are `arguments`', everything else is `client`'s.
 """
@@ -17,7 +17,7 @@ from qwen3vl_client.arguments import client_of, options_of, parse
 from qwen3vl_client.client import Client
 from qwen3vl_client.errors import ClientError, Interrupted, InvalidRequest, TimedOut, Unavailable, Unreachable
 from qwen3vl_client.reply import Reply
-from qwen3vl_client.terminal import Conversation, end_line, printable
+from qwen3vl_client.terminal import Conversation, printable, show
 
 _CODES = ((InvalidRequest, 3), (Unavailable, 4), (TimedOut, 5), (Interrupted, 6), (ClientError, 1))
 
@@ -61,9 +61,7 @@ def _ask(client: Client, arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(_plain(stream.read()), ensure_ascii=False))
             return 0
-        for chunk in stream:
-            print(printable(chunk.text), end="", flush=True)
-        print(flush=True)
+        show(stream)
     _remark(stream.reply, arguments)
     return 0
 
@@ -112,8 +110,6 @@ def _report(error: ClientError, arguments: argparse.Namespace) -> int:
     if arguments.json:
         fields = {"type": type(error).__name__, "message": str(error), **vars(error)}
         print(json.dumps({"error": fields}, ensure_ascii=False))
-    else:
-        end_line(error)
     hint = f" (server: {arguments.server})" if isinstance(error, Unreachable) else ""
     code = next(code for kind, code in _CODES if isinstance(error, kind))
     return _complain(f"{type(error).__name__}: {error}{hint}", code)

@@ -60,6 +60,7 @@ class Client:
         self._infer = wire.stream_of(self._channel)
         self._watchdog = Watchdog()
         self._heard_at = -math.inf
+        self._closed = False
 
     def chat(
         self,
@@ -137,6 +138,7 @@ class Client:
 
     def close(self) -> None:
         """Closes the connection; streams under way are cancelled."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -234,7 +236,8 @@ class ChatStream:
             with self._client._watchdog.limit(watch, limit.seconds):
                 response = next(self._call, None)
         except grpc.RpcError as failure:
-            raise self._explain(failure, watch, limit) from failure
+            error = self._explain(failure, watch, limit)
+            raise error from error.__cause__ or failure
         if response is None:
             self._generation.end()
             return None
@@ -253,7 +256,7 @@ class ChatStream:
     def _explain(self, failure: Any, watch: Watch, limit: Limit) -> ClientError:
         if watch.expired:
             return self._generation.late(limit)
-        if self._left.is_set():
+        if self._left.is_set() or self._client._closed:
             return self._generation.sign(Cancelled("the stream was cancelled"))
         self._client._heard_at = -math.inf
         return self._generation.broken(failure.code().name, failure.details() or "")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qwen3vl_client.client import Client
+from qwen3vl_client.client import ChatStream, Client
 from qwen3vl_client.errors import ClientError
 
 _HELP = """\
@@ -27,8 +27,18 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
+def show(stream: ChatStream) -> None:
+    """Writes the answer as it comes, and ends the line that it began, however the answer ends."""
+    try:
+        for chunk in stream:
+            print(printable(chunk.text), end="", flush=True)
+    finally:
+        if stream.text:
+            print(flush=True)
+
+
 class Conversation:
-    """The turns so far. A question that fails or is stopped is taken back; its media wait for the next one."""
+    """The turns so far. A question that fails or is stopped is taken back; its media wait for the next."""
 
     def __init__(self, client: Client, options: dict[str, Any], system: str | None = None) -> None:
         self._client, self._options, self._system = client, options, system
@@ -78,27 +88,17 @@ class Conversation:
         answer = None
         try:
             with self._client.stream(self.messages, **self._options) as stream:
-                for chunk in stream:
-                    print(printable(chunk.text), end="", flush=True)
+                show(stream)
             answer = stream.reply.text
         except ClientError as error:
-            end_line(error)
             print(f"qwen3vl: {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
         except KeyboardInterrupt:
-            print("\nqwen3vl: stopped", file=sys.stderr)
-        else:
-            print(flush=True)
+            print("qwen3vl: stopped", file=sys.stderr)
         if answer is None:
             self.messages.pop()
         else:
             self.messages.append({"role": "assistant", "content": answer})
             self.attached = []
-
-
-def end_line(error: ClientError) -> None:
-    """Ends the line where a part of the answer stands."""
-    if error.partial_text:
-        print(flush=True)
 
 
 def _lines() -> Iterator[str]:

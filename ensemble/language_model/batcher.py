@@ -2,7 +2,8 @@
 
 Faults stay where they belong: a sequence whose logits are not finite fails alone; a forward that raises fails
 the sequences of that step. The blocks of a failed sequence leave the prefix cache, and those that nobody else
-reads are cleared, because a NaN left in an unused slot of a block is still multiplied (by zero) later.
+reads are cleared: a kernel that multiplies unused slots by zero would carry a NaN on (OpenVINO 2026.4's own
+for AVX-512 were seen not to; nothing promises it of others).
 """
 
 from __future__ import annotations

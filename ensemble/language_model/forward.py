@@ -6,7 +6,6 @@ It knows the compiled graph and its KV cache tensors. It does not know sequences
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -67,11 +66,11 @@ class OpenVinoLanguageModel:
     @classmethod
     def load(cls, config: DeploymentConfig, manifest: Manifest) -> OpenVinoLanguageModel:
         """Compile the engine in `config.engines` and allocate its KV cache."""
-        from build_engine import openvino_ir
+        from build_engine import openvino_ir as engines
 
-        assert openvino_ir.BLOCK_SIZE == BLOCK_SIZE
-        compiled = openvino_ir.load_language_model(
-            Path(config.engines), manifest, config.kv_cache_dtype, config.threads
+        assert engines.BLOCK_SIZE == BLOCK_SIZE
+        compiled = engines.load_language_model(
+            config.engines, manifest, config.kv_cache_dtype, config.threads
         )
         return cls(compiled, kv_blocks(config, manifest, bytes_per_block(compiled)))
 

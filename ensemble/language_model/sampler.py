@@ -12,14 +12,20 @@ or less, at the very edge of top-p, shift all that come after it.
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
 from ensemble.language_model.request import Sampling
 
 Logits = npt.NDArray[np.float32]
-Scores = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int32]
+Kept = npt.NDArray[np.intp]
+
+_COLDEST: Final = 1e-30
+"""Any lower temperature does the same, and would be 0 in float32."""
+_BUCKETS: Final = 256
 
 
 class NonFiniteLogitsError(ArithmeticError):
@@ -40,14 +46,15 @@ def sample(logits: Logits, sampling: Sampling, prompt: Ids, generated: Ids) -> i
     if sampling.greedy:
         return best
     ids, scores = candidates(logits, sampling)
-    return int(ids[np.argmax(scores + gumbel(sampling.seed, len(generated), len(logits))[ids])])
+    return int(ids[np.argmax(scores + gumbel(sampling.seed, len(generated), ids))])
 
 
 def penalise(logits: Logits, sampling: Sampling, prompt: Ids, generated: Ids) -> Logits:
     """A copy of the logits with repetition, frequency and presence penalties."""
     logits = logits.copy()
     if sampling.repetition_penalty != 1.0:
-        seen = np.unique(np.concatenate([prompt[prompt < len(logits)], generated]))
+        # A token that was seen twice is written twice, with the same value.
+        seen = np.concatenate([prompt[prompt < len(logits)], generated])
         penalty = np.float32(sampling.repetition_penalty)
         chosen = logits[seen]
         logits[seen] = np.where(chosen < 0, chosen * penalty, chosen / penalty)
@@ -58,54 +65,69 @@ def penalise(logits: Logits, sampling: Sampling, prompt: Ids, generated: Ids) ->
     return logits
 
 
-def candidates(logits: Logits, sampling: Sampling) -> tuple[npt.NDArray[np.intp], Scores]:
-    """Ids that temperature, top-k, top-p and min-p leave, and their scores.
+def candidates(logits: Logits, sampling: Sampling) -> tuple[Kept, Logits]:
+    """Ids, ascending, that temperature, top-k, top-p and min-p leave, and their scores.
 
-    Scores are float64 (logit - largest logit) / temperature: never positive, so no temperature overflows.
+    Scores are (logit - largest logit) / temperature: 0 for the best, never positive, so none overflows.
     """
     ids = _top_k(logits, sampling.top_k)
-    kept = logits[ids].astype(np.float64)
-    # Scores far below the best are -inf at tiny temperatures, which is what they mean.
-    with np.errstate(over="ignore"):
-        scores = (kept - kept.max()) / sampling.temperature
+    kept = logits[ids]
+    with np.errstate(over="ignore"):  # -inf, far below the best at a tiny temperature, is what it means
+        scores = (kept - kept.max()) / np.float32(max(sampling.temperature, _COLDEST))
     if sampling.top_p < 1.0:
         keep = _top_p(scores, sampling.top_p)
         ids, scores = ids[keep], scores[keep]
     if sampling.min_p > 0.0:
-        keep = np.exp(scores) >= sampling.min_p  # exp(score) is the probability relative to the best
+        keep = np.flatnonzero(np.exp(scores) >= sampling.min_p)  # probabilities relative to the best
         ids, scores = ids[keep], scores[keep]
     return ids, scores
 
 
-def _top_k(logits: Logits, k: int) -> npt.NDArray[np.intp]:
-    """Ids, ascending, of the logits that are at least the k-th largest; ties with it stay."""
+def _top_k(logits: Logits, k: int) -> Kept:
+    """Ids of the logits that are at least the k-th largest; ties with it stay."""
     if k == 0 or k >= len(logits):
-        return np.flatnonzero(logits > -np.inf)
-    threshold = np.partition(logits, -k)[-k]
-    return np.flatnonzero((logits >= threshold) & (logits > -np.inf))
+        return np.arange(len(logits))
+    return np.flatnonzero(logits >= np.partition(logits, -k)[-k])
 
 
-def _top_p(scores: Scores, top_p: float) -> npt.NDArray[np.intp]:
+def _top_p(scores: Logits, top_p: float) -> Kept:
     """Indices, ascending, that remain when the least likely ones with up to 1 - top_p of the mass go."""
-    probabilities = np.exp(scores)
-    probabilities /= probabilities.sum()
-    # Items below (1 - top_p) / n go in any case, for all of them together weigh less than 1 - top_p:
-    # sorting the others is much cheaper than sorting a whole vocabulary.
-    likely = np.flatnonzero(probabilities >= (1.0 - top_p) / len(probabilities))
-    order = likely[np.argsort(probabilities[likely], kind="stable")]
-    below = probabilities.sum() - probabilities[order].sum()
-    gone = below + np.cumsum(probabilities[order]) <= 1.0 - top_p
-    gone[-1] = False
-    return np.sort(order[~gone])
+    weights = np.exp(scores)
+    mass = weights.sum(dtype=np.float64) * (1.0 - top_p)
+    # The line is found among buckets of equal score first, and only its bucket is sorted: that is many times
+    # cheaper than sorting a vocabulary.
+    buckets = (np.minimum(-scores, _BUCKETS / 8 - 0.1) * 8).astype(np.intp)
+    below = np.append(np.cumsum(np.bincount(buckets, weights, _BUCKETS)[::-1])[::-1], 0.0)
+    # below[b] is the mass of bucket b and all less likely ones: the last that exceeds `mass` holds the line
+    line = max(int(np.count_nonzero(below > mass)) - 1, 0)
+    inside = np.flatnonzero(buckets == line)
+    inside = inside[np.argsort(weights[inside], kind="stable")]
+    gone = below[line + 1] + np.cumsum(weights[inside], dtype=np.float64) <= mass
+    keep = buckets < line
+    keep[inside[~gone]] = True
+    keep[scores.argmax()] = True
+    return np.flatnonzero(keep)
 
 
-def gumbel(seed: int, position: int, vocab_size: int) -> Scores:
-    """Standard Gumbel noise of every token id, float64 [vocab_size], for the token number `position`."""
-    bits = np.random.Philox(key=seed, counter=position << 64)
-    uniform = np.random.Generator(bits).random(vocab_size)
-    with np.errstate(divide="ignore"):  # log(0) makes the one token in 2**53 impossible
-        noise: Scores = -np.log(-np.log(uniform))
+def gumbel(seed: int, position: int, ids: Kept) -> npt.NDArray[np.float64]:
+    """Standard Gumbel noise of these token ids, for token number `position` of an answer.
+
+    The uniform numbers behind it are outputs of SplitMix64 (Steele, Lea and Flood, 2014): number `id` of the
+    stream whose seed is number `position` of the stream of `seed`. A token that was not kept costs nothing.
+    """
+    stream = _splitmix64(np.array([seed], np.uint64), np.array([position], np.uint64))
+    uniform = ((_splitmix64(stream, ids.astype(np.uint64)) >> np.uint64(11)) + 0.5) * 2.0**-53  # never 0 or 1
+    noise: npt.NDArray[np.float64] = -np.log(-np.log(uniform))
     return noise
+
+
+def _splitmix64(seed: npt.NDArray[np.uint64], index: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Output number `index` of the generator with this seed; arithmetic modulo 2**64."""
+    z = seed + (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: npt.NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return mixed
 
 
 def log_probability(logits: Logits, token_id: int) -> float:

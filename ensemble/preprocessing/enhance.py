@@ -13,7 +13,8 @@ pixels:
   texture as noise, hence the second condition: a median filter must halve it.
 
 Steps, each only where its measure says so, in this order: median 3x3, stretch of the spread to 0..255 with
-colours kept (autocontrast, 1 % cut off at both ends), gamma that lifts the mean to 110.
+colours kept (autocontrast, 1 % cut off at both ends), gamma that lifts the mean towards 110, never
+below 0.5, so that a switched-off screen in a dim room stays black.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ DARK_MEAN: Final = 60.0
 DARK_HIGHLIGHT: Final = 160.0
 NOISE_SIGMA: Final = 12.0
 TARGET_MEAN: Final = 110.0
+STRONGEST_GAMMA: Final = 0.5
 _MEASURED_SIDE: Final = 512
 
 
@@ -84,7 +86,7 @@ def enhance(image: Image.Image) -> Image.Image:
         image = ImageOps.autocontrast(image, cutoff=1, preserve_tone=True)
     if measures.dark:
         mean = measure(image).mean if measures.flat else measures.mean
-        gamma = math.log(TARGET_MEAN / 255) / math.log(max(mean, 1.0) / 255)
+        gamma = max(STRONGEST_GAMMA, math.log(TARGET_MEAN / 255) / math.log(max(mean, 1.0) / 255))
         if gamma < 1:
             image = image.point([round(255 * (level / 255) ** gamma) for level in range(256)] * 3)
     return image

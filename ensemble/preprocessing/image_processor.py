@@ -1,8 +1,9 @@
 """Picture to resized pixels, equal to transformers' Qwen2VLImageProcessorPil bit for bit.
 
-Rescaling and normalisation are folded into the vision encoder, so pixels stay uint8 (four times less to
-move, and nothing is lost: they are uint8 after the resize in transformers too). transformers'
-torchvision-backed processor resizes differently; see docs.
+It knows sizes and resampling, not files. Rescaling and normalisation are folded into the vision encoder, so
+pixels stay uint8: four times less to move, and nothing is lost, as they are uint8 after the resize in
+transformers too. transformers' torchvision-backed processor resizes differently (on random noise 31 % of
+the values, by up to 22 of 255).
 """
 
 from __future__ import annotations

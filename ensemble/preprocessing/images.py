@@ -46,7 +46,8 @@ def open_image(item: bytes, index: int, limits: MediaLimits) -> Image.Image:
             field, "far too many pixels", f"at most {limits.max_image_pixels} pixels"
         ) from None
     except _BROKEN:
-        raise InvalidImage(field, f"{len(item)} bytes that are no picture", _ALLOWED) from None
+        advice = "Convert HEIC photos to JPEG." if item[4:8] == b"ftyp" else ""
+        raise InvalidImage(field, f"{len(item)} bytes that are no picture", _ALLOWED, advice) from None
     pixels = image.width * image.height
     if pixels > limits.max_image_pixels:
         shown = f"{image.width}x{image.height} = {pixels} pixels"

@@ -142,9 +142,7 @@ class Preprocessor:
             return_num_input_tokens=_scalar(True, np.bool_),
             runtime_top_k=_scalar(1 if options.greedy else options.top_k, np.int32),
             runtime_top_p=_scalar(options.top_p, np.float32),
-            temperature=_scalar(
-                options.temperature or 1.0, np.float32
-            ),  # 0 means greedy, which top_k = 1 says
+            temperature=_scalar(options.temperature or 1.0, np.float32),  # top_k = 1 already says greedy
             repetition_penalty=_scalar(options.repetition_penalty, np.float32),
             presence_penalty=_scalar(options.presence_penalty, np.float32),
             frequency_penalty=_scalar(options.frequency_penalty, np.float32),

@@ -151,7 +151,7 @@ def test_the_blocks_of_an_answer_are_found_by_the_next_turn() -> None:
     )
     run.submit(second)
     run.finish()
-    assert run.last["b"].reused_blocks == 3  # 109 tokens of the first turn were computed, the last one was not
+    assert run.last["b"].reused_blocks == 3  # of 109 tokens; the last one of the first turn was not computed
     assert run.tokens["b"] == fakes.answer_alone(second)
 
 
@@ -161,7 +161,11 @@ def test_two_pictures_of_equal_size_never_share_blocks() -> None:
         run.submit(request)
         run.finish()
         assert run.tokens[request.request_id] == fakes.answer_alone(request)
-    assert [run.last[r.request_id].reused_blocks for r in requests] == [0, 1, 1]  # the text before the picture
+    assert [run.last[r.request_id].reused_blocks for r in requests] == [
+        0,
+        1,
+        1,
+    ]  # the text before the picture
 
 
 def test_one_content_on_two_grids_never_shares_blocks() -> None:

@@ -1,4 +1,4 @@
-"""The pool of KV blocks: nothing is lost, nothing in use is given away, the oldest cached block goes first."""
+"""The pool of KV blocks: nothing is lost, nothing in use is given away, the oldest goes first."""
 
 from __future__ import annotations
 

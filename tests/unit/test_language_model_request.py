@@ -79,7 +79,9 @@ def test_the_request_owns_its_arrays() -> None:
 
 
 def test_sampling_tensors_may_be_left_out_and_then_the_choice_is_greedy() -> None:
-    optional = [t.name for t in PROMPT if t.name.startswith(("runtime", "temp", "repet", "pres", "freq", "seed"))]
+    optional = [
+        t.name for t in PROMPT if t.name.startswith(("runtime", "temp", "repet", "pres", "freq", "seed"))
+    ]
     request = read(**dict.fromkeys([*optional, "end_id", "input_lengths", "return_log_probs"]))
     assert request.sampling.greedy
     assert not request.sampling.penalised
@@ -133,7 +135,7 @@ def test_a_wrong_tensor_is_refused_by_its_name(field: str, value: Any) -> None:
 
 
 def test_a_prompt_beyond_the_engine_says_how_long_it_is_and_the_limit() -> None:
-    with pytest.raises(PromptTooLong, match="257 tokens.*256"):
+    with pytest.raises(PromptTooLong, match=r"257 tokens.*256"):
         read(input_ids=np.ones((1, 257), np.int32), input_lengths=np.array([[257]], np.int32))
 
 

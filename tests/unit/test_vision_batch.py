@@ -67,9 +67,12 @@ def request(*media: tuple[Grid, int]) -> VisionRequest:
     )
 
 
-def make(budget_bytes: int = 1 << 20, max_call_patches: int = 1000) -> tuple[BatchEncoder, MemoryEncoder]:
+def make(
+    budget_bytes: int = 1 << 20, max_call_patches: int = 1000, max_padding: float | None = None
+) -> tuple[BatchEncoder, MemoryEncoder]:
     encoder = MemoryEncoder()
-    return BatchEncoder(encoder, MANIFEST, EmbeddingCache(budget_bytes), max_call_patches), encoder
+    cache = EmbeddingCache(budget_bytes)
+    return BatchEncoder(encoder, MANIFEST, cache, max_call_patches, max_padding), encoder
 
 
 def expected(of: VisionRequest) -> npt.NDArray[np.float32]:
@@ -82,7 +85,7 @@ def tables(results: Sequence[npt.NDArray[np.float32] | EngineFailure]) -> list[n
 
 
 def test_each_request_gets_its_own_rows_in_its_own_order() -> None:
-    batch, encoder = make()
+    batch, encoder = make(max_padding=10)
     requests = [request(((1, 4, 6), 1), ((1, 2, 2), 2), ((3, 4, 2), 3)), request(((1, 8, 8), 4)), request()]
     first, second, text_only = tables(batch.encode_batch(requests))
     np.testing.assert_array_equal(first, expected(requests[0]))
@@ -93,9 +96,10 @@ def test_each_request_gets_its_own_rows_in_its_own_order() -> None:
     assert text_only.dtype == np.float32
 
 
-def test_random_batches_never_mix_rows_whatever_is_cached_or_cut() -> None:
+@pytest.mark.parametrize("max_padding", [None, 0.0, 0.5])
+def test_random_batches_never_mix_rows_whatever_is_cached_or_cut(max_padding: float | None) -> None:
     dice = random.Random(5)
-    batch, _ = make(budget_bytes=3000, max_call_patches=40)
+    batch, encoder = make(3000, 40, max_padding)
     for _ in range(300):
         requests = [
             request(
@@ -114,6 +118,9 @@ def test_random_batches_never_mix_rows_whatever_is_cached_or_cut() -> None:
                 np.testing.assert_array_equal(table, expected(of))
     assert batch.cache.hits > 30
     assert batch.cache.evictions > 100
+    padded = [call for call in encoder.calls if len({h * w for _, h, w in call}) > 1]
+    assert bool(padded) == bool(max_padding)
+    assert any(len(call) > 1 for call in encoder.calls) == (max_padding is not None)
 
 
 def test_equal_pictures_of_a_batch_are_encoded_once_and_later_not_at_all() -> None:
@@ -128,7 +135,7 @@ def test_equal_pictures_of_a_batch_are_encoded_once_and_later_not_at_all() -> No
 
 
 def test_calls_bound_padding_and_patches() -> None:
-    batch, encoder = make(max_call_patches=600)
+    batch, encoder = make(max_call_patches=600, max_padding=0.25)
     media = [
         ((1, 16, 16), 1),
         ((1, 2, 2), 2),
@@ -142,8 +149,14 @@ def test_calls_bound_padding_and_patches() -> None:
         patches = sum(t * h * w for t, h, w in call)
         assert len(call) == 1 or patches <= 600
         padded = sum(t for t, _, _ in call) * max(h * w for _, h, w in call)
-        assert padded - patches <= 0.25 * patches + 256
-    assert sorted(len(call) for call in encoder.calls) == [1, 1, 1, 3]
+        assert padded - patches <= 0.25 * patches
+    assert sorted(len(call) for call in encoder.calls) == [1, 1, 1, 1, 2]
+
+
+def test_every_picture_has_calls_of_its_own_unless_told_otherwise() -> None:
+    batch, encoder = make()
+    tables(batch.encode_batch([request(((1, 4, 4), 1), ((1, 4, 4), 2)), request(((1, 4, 4), 3))]))
+    assert encoder.calls == [[(1, 4, 4)]] * 3
 
 
 def test_a_long_video_is_cut_between_temporal_groups() -> None:
@@ -155,7 +168,7 @@ def test_a_long_video_is_cut_between_temporal_groups() -> None:
 
 
 def test_a_failing_picture_fails_its_requests_alone() -> None:
-    batch, encoder = make(max_call_patches=300)
+    batch, encoder = make()
     encoder.fails_on = (1, 16, 16)
     bad, good = ((1, 16, 16), 1), ((1, 2, 2), 2)
     requests = [request(good, bad), request(((1, 4, 16), 3)), request()]

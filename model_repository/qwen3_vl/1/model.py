@@ -33,4 +33,5 @@ class TritonPythonModel:
 
     def finalize(self):
         self.frontend.close()
+        self.io.close()
         self.gauges.close()
