@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 ENGINES ?= engines/demo-int8
 CHECKPOINT ?= build_engine/demo/checkpoint
 WEIGHTS ?= int8
-PICTURE ?= build_engine/demo/pictures/black_phone.png
+PICTURE ?= build_engine/demo/pictures/black_phone.jpg
 QUESTION ?= 我的手机打不开，怎么办？
 PYTEST_ARGS ?=
 

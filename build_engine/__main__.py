@@ -24,8 +24,9 @@ examples:
   python -m ensemble serve --engines engines/2b
 """
 _VERIFY_EPILOG = """\
-Runs sample requests (text, odd image grids, several images, a video) through the engines and through transformers in
-float32, prints the largest and the mean error of every output, and how many greedy tokens agree.
+Runs sample requests (text, odd image grids, several images, a video) through the engines and through
+transformers in float32, prints the largest and the mean error of every output, and how many greedy tokens
+agree.
 Exit code 1 when an error is above what the engines' weights explain, 2 when the comparison could not be made.
 """
 
@@ -36,7 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, _exit)
     try:
         return _verify(given[1:]) if given[:1] == ["verify"] else _build(given)
-    except (ValueError, OSError) as error:  # CheckpointError, OutputError, ManifestError: each says what to do
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # CheckpointError, OutputError, ManifestError: each says what to do
         print(f"build_engine: {error}", file=sys.stderr)
         return 2
     finally:
@@ -47,7 +51,8 @@ def _build(arguments: list[str]) -> int:
     given = _build_parser().parse_args(arguments)
     if given.target == "tensorrt-llm":
         print(
-            "build_engine: --target tensorrt-llm is not in this version; --target openvino runs on any x86 machine",
+            "build_engine: --target tensorrt-llm is not in this version; "
+            "--target openvino runs on any x86 machine",
             file=sys.stderr,
         )
         return 2
@@ -92,9 +97,15 @@ def _build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, help="Hugging Face directory of a dense Qwen3-VL")
-    parser.add_argument("--target", required=True, choices=("openvino", "tensorrt-llm"), help="engine to build for")
-    parser.add_argument("--output", required=True, type=Path, help="engine directory to create, all or nothing")
-    parser.add_argument("--weights", default="int8", choices=("f32", "bf16", "int8", "int4"), help="default: int8")
+    parser.add_argument(
+        "--target", required=True, choices=("openvino", "tensorrt-llm"), help="engine to build for"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, help="engine directory to create, all or nothing"
+    )
+    parser.add_argument(
+        "--weights", default="int8", choices=("f32", "bf16", "int8", "int4"), help="default: int8"
+    )
     for name, text in _LIMITS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
     parser.add_argument("--force", action="store_true", help="replace engines that --output already holds")

@@ -1,4 +1,4 @@
-"""Builds an engine directory: checks everything first, works in a staging directory, publishes it at the end."""
+"""Builds an engine directory: checks everything first, works in a staging directory, publishes at the end."""
 
 from __future__ import annotations
 
@@ -17,13 +17,19 @@ from tqdm import tqdm
 
 from build_engine.checkpoint import Checkpoint, chat_template
 from build_engine.manifest import Limits, Manifest, TextFacts, sha256
-from build_engine.shards import CheckpointError
 from build_engine.staging import check_disk, check_output, staged
+
+
+class LimitsError(ValueError):
+    """Limits that contradict each other or the checkpoint."""
+
 
 _VERSIONS = ("qwen3-vl-triton", "openvino", "onnx", "numpy")
 
 
-def build(checkpoint_directory: Path, output: Path, weights: str, limits: dict[str, int], force: bool) -> Manifest:
+def build(
+    checkpoint_directory: Path, output: Path, weights: str, limits: dict[str, int], force: bool
+) -> Manifest:
     """Build the OpenVINO engines of a checkpoint into `output`.
 
     Args:
@@ -34,7 +40,7 @@ def build(checkpoint_directory: Path, output: Path, weights: str, limits: dict[s
         force: replace existing engines.
 
     Raises:
-        CheckpointError, OutputError: before any work.
+        CheckpointError, LimitsError, OutputError: before any work.
     """
     started = time.monotonic()
     check_output(output, force)
@@ -58,7 +64,7 @@ def build(checkpoint_directory: Path, output: Path, weights: str, limits: dict[s
 
 
 def choose_limits(text: TextFacts, given: dict[str, int]) -> Limits:
-    """Fill in the limits that were not given, and check them; CheckpointError says which rule is broken."""
+    """Fill in the limits that were not given, and check them; LimitsError says which rule is broken."""
     longest = given.get("max_seq_len", min(text.max_position_embeddings, 8192))
     prompt = given.get("max_input_len", longest - min(1024, longest // 4))
     limits = Limits(
@@ -71,17 +77,20 @@ def choose_limits(text: TextFacts, given: dict[str, int]) -> Limits:
     rules = (
         (min(vars(limits).values()) > 0, "every limit must be above 0"),
         (limits.max_seq_len <= text.max_position_embeddings,
-         f"--max-seq-len {limits.max_seq_len} is above the checkpoint's {text.max_position_embeddings} positions"),
+         f"--max-seq-len {limits.max_seq_len} is above the {text.max_position_embeddings} positions "
+         "of the checkpoint"),
         (limits.max_input_len < limits.max_seq_len,
-         f"--max-input-len {limits.max_input_len} must be below --max-seq-len {limits.max_seq_len}, or no answer fits"),
+         f"--max-input-len {limits.max_input_len} must be below --max-seq-len {limits.max_seq_len}, "
+         "or no answer fits"),
         (limits.max_num_tokens >= limits.max_batch_size,
-         f"--max-num-tokens {limits.max_num_tokens} must be at least --max-batch-size {limits.max_batch_size}"),
+         f"--max-num-tokens {limits.max_num_tokens} must be at least "
+         f"--max-batch-size {limits.max_batch_size}"),
         (limits.max_visual_tokens <= limits.max_input_len,
          f"--max-visual-tokens {limits.max_visual_tokens} is above --max-input-len {limits.max_input_len}"),
     )  # fmt: skip
     for holds, message in rules:
         if not holds:
-            raise CheckpointError(message)
+            raise LimitsError(message)
     return limits
 
 
@@ -110,7 +119,10 @@ def _describe(checkpoint: Checkpoint, weights: str, limits: Limits, directory: P
         text=replace(checkpoint.text, inv_freq=_rotary_frequencies(checkpoint.text)),
         tokens=checkpoint.tokens,
         limits=limits,
-        versions={"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _VERSIONS}},
+        versions={
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _VERSIONS},
+        },
         files=files,
     )
 
@@ -127,8 +139,12 @@ def _rotary_frequencies(text: TextFacts) -> tuple[float, ...]:
 def _bar(name: str, total: int) -> Iterator[Callable[[], None]]:
     # One step more than layers: writing the file.
     with tqdm(total=total + 1, desc=f"{name:<14}", unit="layer", file=sys.stderr, leave=True) as bar:
-        yield lambda: bar.update()  # type: ignore[func-returns-value]
-        bar.update()
+
+        def advance() -> None:
+            bar.update()
+
+        yield advance
+        advance()
 
 
 def _report(output: Path, seconds: float) -> None:

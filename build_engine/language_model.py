@@ -1,14 +1,17 @@
 """The decoder as an OpenVINO graph over paged attention, node by node.
 
-It knows the network and the inputs that the in-flight batcher feeds; it knows nothing of scheduling or sampling. A step is
-a ragged batch: the T tokens of S sequences one after the other, some prefilling a chunk, some decoding one token.
+It knows the network and the inputs that the in-flight batcher feeds; it knows nothing of scheduling or
+sampling. A step is a ragged batch: the T tokens of S sequences one after the other, some prefilling a chunk,
+some decoding one token.
 
-Inputs (f32 unless said): input_ids i32 [T]; prompt_embedding_table [rows, H], the rows of this step's visual tokens, 1 + D
-consecutive ones per token, at least 1 + D rows; rotary_cos, rotary_sin [T, 1, head_dim]; past_lens i32 [S];
-subsequence_begins i32 [S + 1]; block_indices i32 [blocks]; block_indices_begins i32 [S + 1]; max_context_len i32 scalar;
-logits_index i32 [wanted]; key_cache.{i}, value_cache.{i}. Output: logits [wanted, vocab_size].
+Inputs (f32 unless said): input_ids i32 [T]; prompt_embedding_table [rows, H], the rows of this step's visual
+tokens, 1 + D consecutive ones per token, at least 1 + D rows; rotary_cos, rotary_sin [T, 1, head_dim];
+past_lens i32 [S]; subsequence_begins i32 [S + 1]; block_indices i32 [blocks]; block_indices_begins i32 [S +
+1]; max_context_len i32 scalar; logits_index i32 [wanted]; key_cache.{i}, value_cache.{i}. Output: logits
+[wanted, vocab_size].
 
-An id of vocab_size + r is virtual: its embedding is row r of the table, and row r + 1 + k is added after decoder layer k.
+An id of vocab_size + r is virtual: its embedding is row r of the table, and row r + 1 + k is added after
+decoder layer k.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ INPUTS: Final[dict[str, tuple[Type, int]]] = {
 """Inputs that go to every paged attention: name to type and rank."""
 
 
-def build_decoder(checkpoint: Checkpoint, scheme: str, progress: Callable[[], None] = lambda: None) -> "Decoder":
+def build_decoder(
+    checkpoint: Checkpoint, scheme: str, progress: Callable[[], None] = lambda: None
+) -> Decoder:
     """Build the graph with weights stored in `scheme`; `progress` is called once per layer."""
     decoder = Decoder(checkpoint, scheme)
     decoder.build(progress)
@@ -86,7 +91,9 @@ class Decoder:
         return node
 
     def _embed(self, ids: ov.Node, table: ov.Node) -> tuple[ov.Node, Callable[[int], ov.Node]]:
-        """Embeddings [T, H], and a function from the level to the DeepStack rows [T, H], zero for text tokens."""
+        """Embeddings [T, H], and a function from the level to the DeepStack rows [T, H], zero for text
+        tokens.
+        """
         vocab_size = _int(self.text.vocab_size)
         virtual = ops.unsqueeze(ops.greater_equal(ids, vocab_size), _int(1))
         row = ops.maximum(ops.subtract(ids, vocab_size), _int(0))
@@ -113,7 +120,10 @@ class Decoder:
         q = self._heads(h, f"{name}.q", text.num_attention_heads)
         k = self._heads(h, f"{name}.k", text.num_key_value_heads)
         v = self._linear(h, f"{name}.v_proj", biased=self.architecture.attention_bias)
-        caches = [self._input(f"{kind}_cache.{i}", Type.dynamic, PartialShape.dynamic(4)) for kind in ("key", "value")]
+        caches = [
+            self._input(f"{kind}_cache.{i}", Type.dynamic, PartialShape.dynamic(4))
+            for kind in ("key", "value")
+        ]
         past_lens, begins, blocks, blocks_begins, max_context_len = self.paging
         attended = _PagedAttentionExtension(
             [node.output(0) for node in (
@@ -156,8 +166,9 @@ _PREFIX = "model.language_model"
 def _unused_features() -> list[ov.Node]:
     """Inputs 13 to 27 of the operation, all empty or zero.
 
-    The operation has no public specification for this release; the order is that of OpenVINO 2026.4, which is why the
-    version is pinned. score_aggregation_window must be empty: a scalar fails as soon as two sequences run.
+    The operation has no public specification for this release; the order is that of OpenVINO 2026.4, which is
+    why the version is pinned. score_aggregation_window must be empty: a scalar fails as soon as two sequences
+    run.
     """
     return [
         _ints(),  # score_aggregation_window

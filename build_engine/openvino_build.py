@@ -1,4 +1,6 @@
-"""Writes the OpenVINO engines of a checkpoint: the vision encoder from its ONNX model, the language model directly."""
+"""Writes the OpenVINO engines of a checkpoint: the vision encoder from its ONNX model, the language model
+directly.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from build_engine.openvino_ir import LANGUAGE_MODEL, VISION_ENCODER, VISION_ENCO
 from build_engine.vision import write_onnx
 from build_engine.weights import BITS_PER_WEIGHT, Weights
 
-# The tower is small beside the language model and its errors reach every later layer, so it is never below int8.
+# The tower is small beside the language model and its errors reach every later layer, so it is never below
+# int8.
 VISION_SCHEME = {"f32": "f32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
 
 

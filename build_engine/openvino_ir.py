@@ -1,6 +1,7 @@
 """Loads the OpenVINO engines of an engine directory. Imported by the serving processes: no torch, no onnx.
 
-It knows files, precisions and compile options. What the inputs mean is told in `language_model` and `vision_plan`.
+It knows files, precisions and compile options. What the inputs mean is told in `language_model` and
+`vision_plan`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def load_language_model(
     if kv_cache_dtype not in _KV_CACHE_DTYPES:
         raise ValueError(f"kv_cache_dtype {kv_cache_dtype!r}; allowed: auto, {', '.join(_KV_CACHE_DTYPES)}")
     if kv_cache_dtype == "bf16" and not _has_bfloat16(core):
-        raise ValueError("kv_cache_dtype 'bf16' needs a processor with bfloat16 arithmetic; use 'f32' or 'u8'")
+        raise ValueError(
+            "kv_cache_dtype 'bf16' needs a processor with bfloat16 arithmetic; use 'f32' or 'u8'"
+        )
     precision = {"f32": "f32", "f16": "f32", "bf16": "bf16", "u8": _precision(core, manifest)}[kv_cache_dtype]
     model = core.read_model(directory / LANGUAGE_MODEL)
     describe_caches(model, manifest.text)
@@ -54,7 +57,9 @@ def load_language_model(
 def load_vision_encoder(directory: Path, manifest: Manifest, threads: int = 0) -> ov.CompiledModel:
     """Compile the vision encoder; see `load_language_model`."""
     core = _core()
-    return _compile(core, core.read_model(directory / VISION_ENCODER), _precision(core, manifest), threads, {})
+    return _compile(
+        core, core.read_model(directory / VISION_ENCODER), _precision(core, manifest), threads, {}
+    )
 
 
 def describe_caches(model: ov.Model, text: TextFacts) -> None:

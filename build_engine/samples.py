@@ -1,6 +1,7 @@
 """Sample requests at the level of token ids and patches: no tokenizer and no pictures are needed.
 
-They hold what goes wrong first: odd grids, several images between text, frames of a video, a video before an image.
+They hold what goes wrong first: odd grids, several images between text, frames of a video, a video before an
+image.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt: ids in the checkpoint's own spelling (image and video placeholders), and its media in prompt order."""
+    """A prompt: ids in the checkpoint's own spelling (image and video placeholders), and its media in prompt
+    order.
+    """
 
     name: str
     ids: npt.NDArray[np.int64]
@@ -51,7 +54,9 @@ def make_samples(manifest: Manifest, seed: int = 0) -> tuple[Sample, ...]:
 def make_sample(
     manifest: Manifest, name: str, media: Sequence[tuple[str, int, int, int]], random: np.random.Generator
 ) -> Sample:
-    """Random text around random media: (kind, temporal groups, rows, columns), rows and columns in visual tokens."""
+    """Random text around random media: (kind, temporal groups, rows, columns), rows and columns in visual
+    tokens.
+    """
     merge, tokens = manifest.vision.spatial_merge_size, manifest.tokens
     special = {tokens.image, tokens.video, tokens.vision_start, tokens.vision_end, tokens.pad, *tokens.eos}
     words = np.array([token for token in range(min(manifest.text.vocab_size, 4096)) if token not in special])

@@ -1,7 +1,7 @@
 """The weights of a checkpoint: safetensors files, read lazily through a memory map.
 
-It knows the file format and the shard index; it does not know what a tensor means. Neither torch nor the safetensors
-package is needed: the latter cannot give bfloat16 to numpy, and most checkpoints are bfloat16.
+It knows the file format and the shard index; it does not know what a tensor means. Neither torch nor the
+safetensors package is needed: the latter cannot give bfloat16 to numpy, and most checkpoints are bfloat16.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from build_engine.section import CheckpointError
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _MAX_HEADER_BYTES = 100 << 20
-
-
-class CheckpointError(ValueError):
-    """The checkpoint cannot be built from: what is wrong, where, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,9 @@ class Shards:
             ) from None
 
     def check(self, expected: dict[str, tuple[int, ...]]) -> None:
-        """CheckpointError when a tensor of `expected` (name to shape) is missing or has another shape or type."""
+        """CheckpointError when a tensor of `expected` (name to shape) is missing or has another shape or
+        type.
+        """
         for name, shape in expected.items():
             stored = self.stored(name)
             if stored.shape != shape:
@@ -75,8 +75,8 @@ class Shards:
                 )
             if stored.dtype not in _ITEM_BYTES:
                 raise CheckpointError(
-                    f"tensor {name!r} in {stored.file.name} is stored as {stored.dtype}; build from a checkpoint "
-                    f"with {', '.join(_ITEM_BYTES)} weights (a quantised one cannot be quantised again)"
+                    f"tensor {name!r} in {stored.file.name} is stored as {stored.dtype}; build from a "
+                    f"checkpoint with {', '.join(_ITEM_BYTES)} weights (quantised ones cannot be)"
                 )
 
     def bits(self, name: str) -> npt.NDArray[np.uint16] | None:
@@ -107,13 +107,15 @@ def _find(directory: Path) -> tuple[Path, ...]:
         missing = [name for name in names if not (directory / name).is_file()]
         if missing:
             raise CheckpointError(
-                f"{len(missing)} of {len(names)} shards are missing in {directory}: {', '.join(missing[:5])}; "
-                "finish the download"
+                f"{len(missing)} of {len(names)} shards are missing in {directory}: "
+                f"{', '.join(missing[:5])}; finish the download"
             )
         return tuple(directory / name for name in names)
     if (directory / SINGLE).is_file():
         return (directory / SINGLE,)
-    raise CheckpointError(f"{directory} holds neither {SINGLE} nor {INDEX}; only safetensors weights are read")
+    raise CheckpointError(
+        f"{directory} holds neither {SINGLE} nor {INDEX}; only safetensors weights are read"
+    )
 
 
 def _read_header(file: Path) -> dict[str, StoredTensor]:
@@ -130,7 +132,9 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
     header.pop("__metadata__", None)
     end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size < end:
-        raise CheckpointError(f"{file} is cut short: {size} bytes, its header speaks of {end}; download it again")
+        raise CheckpointError(
+            f"{file} is cut short: {size} bytes, its header speaks of {end}; download it again"
+        )
     return {
         name: StoredTensor(file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
         for name, entry in header.items()

@@ -1,8 +1,8 @@
 """A directory that appears whole or not at all.
 
-The work happens in a hidden sibling of the output, which is renamed at the end: on the same file system, so the rename is
-atomic. A builder holds a lock on its sibling; one that no living process locks is left over from a killed build, and
-the next build removes it.
+The work happens in a hidden sibling of the output, which is renamed at the end: on the same file system, so
+the rename is atomic. A builder holds a lock on its sibling; one that no living process locks is left over
+from a killed build, and the next build removes it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from build_engine.manifest import FILE_NAME
 
+
 class OutputError(ValueError):
     """The output directory cannot be written: it exists, is something else, or the disk is too small."""
 
@@ -28,9 +29,13 @@ def check_output(output: Path, force: bool) -> None:
     if not output.exists() or not any(output.iterdir()):
         return
     if not (output / FILE_NAME).is_file():
-        raise OutputError(f"{output} holds files but no {FILE_NAME}: not an engine directory, it is left alone")
+        raise OutputError(
+            f"{output} holds files but no {FILE_NAME}: not an engine directory, it is left alone"
+        )
     if not force:
-        raise OutputError(f"{output} already holds engines; use --force to replace them, or choose another --output")
+        raise OutputError(
+            f"{output} already holds engines; use --force to replace them, or choose another --output"
+        )
 
 
 def check_disk(output: Path, needed_bytes: int) -> None:
@@ -38,7 +43,8 @@ def check_disk(output: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(existing_parent(output)).free
     if free < needed_bytes:
         raise OutputError(
-            f"too little disk for {output}: about {_gigabytes(needed_bytes)} are needed, {_gigabytes(free)} are free"
+            f"too little disk for {output}: about {_gigabytes(needed_bytes)} are needed, "
+            f"{_gigabytes(free)} are free"
         )
 
 
@@ -72,8 +78,9 @@ def _publish(work: Path, output: Path) -> None:
     if not output.exists():
         work.rename(output)
         return
-    # Rename cannot replace a full directory. The old engines step aside under the staging name, so that a kill between
-    # the two renames leaves them to the next build's clean-up and never half engines under `output`.
+    # Rename cannot replace a full directory. The old engines step aside under the staging name, so that a
+    # kill between the two renames leaves them to the next build's clean-up and never half engines under
+    # `output`.
     aside = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
     output.rename(aside / "replaced")
     work.rename(output)

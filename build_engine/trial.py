@@ -1,6 +1,7 @@
 """Runs built engines step by step, without a server, scheduler or sampler: for `verify` and for tests.
 
-It knows the engines' inputs and hands out KV blocks in a scrambled order, so that nothing passes by luck. It knows no torch.
+It knows the engines' inputs and hands out KV blocks in a scrambled order, so that nothing passes by luck. It
+knows no torch.
 """
 
 from __future__ import annotations
@@ -36,10 +37,14 @@ class Request:
 class Trial:
     """The two engines of a directory."""
 
-    def __init__(self, directory: Path, kv_cache_dtype: str = "auto", threads: int = 0, blocks: int = 128) -> None:
+    def __init__(
+        self, directory: Path, kv_cache_dtype: str = "auto", threads: int = 0, blocks: int = 128
+    ) -> None:
         self.manifest = Manifest.read(directory)
         self.vision = load_vision_encoder(directory, self.manifest, threads)
-        self.language = load_language_model(directory, self.manifest, kv_cache_dtype, threads).create_infer_request()
+        self.language = load_language_model(
+            directory, self.manifest, kv_cache_dtype, threads
+        ).create_infer_request()
         self._caches = self._allocate(blocks)
         self._free = [int(block) for block in np.random.default_rng(0).permutation(blocks)]
 
@@ -56,7 +61,9 @@ class Trial:
         return Request(ids, cos, sin, table.reshape(-1, width))
 
     def step(self, parts: Sequence[tuple[Request, int]]) -> Floats:
-        """Run the next `count` tokens of each sequence; logits [len(parts), vocab_size] after the last of each."""
+        """Run the next `count` tokens of each sequence; logits [len(parts), vocab_size] after the last of
+        each.
+        """
         vocab_size = self.manifest.text.vocab_size
         ids, cos, sin, tables, rows = [], [], [], [], 0
         for sequence, count in parts:

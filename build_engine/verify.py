@@ -1,8 +1,8 @@
 """Compares built engines with transformers in float32, output by output.
 
-What is compared: every kind of visual row (merged feature, each DeepStack level), the logits after each prompt and at each
-of the following tokens, and the most likely token there. The engines are fed transformers' own greedy tokens, so one
-different token does not spoil the comparison of all later ones.
+What is compared: every kind of visual row (merged feature, each DeepStack level), the logits after each
+prompt and at each of the following tokens, and the most likely token there. The engines are fed transformers'
+own greedy tokens, so one different token does not spoil the comparison of all later ones.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Transformers:
     @torch.no_grad()
     def encode(self, pixels: npt.NDArray[np.uint8], grids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """[V, 1 + D, H]: merged features and DeepStack levels."""
-        made = self.model.model.visual(self.normalise(pixels), grid_thw=torch.from_numpy(grids.astype(np.int64)))
+        made = self.model.model.visual(
+            self.normalise(pixels), grid_thw=torch.from_numpy(grids.astype(np.int64))
+        )
         return np.asarray(torch.stack([made.pooler_output, *made.deepstack_features], 1).numpy())
 
     @torch.no_grad()
@@ -77,7 +79,9 @@ class Transformers:
         return tokens, np.stack(logits)
 
     @torch.no_grad()
-    def rotary(self, sample: Sample, new_tokens: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def rotary(
+        self, sample: Sample, new_tokens: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """cos and sin [positions, head_dim] of the prompt and of `new_tokens` after it."""
         given = self._inputs(sample)
         positions = torch.arange(len(sample.ids))[None, None].expand(3, 1, -1)
@@ -115,7 +119,9 @@ def verify(engines: Path, checkpoint: Path) -> bool:
     """Compare and print; True when every output is within what the engines' weights explain."""
     manifest = Manifest.read(engines, check_files=True)
     if Checkpoint.read(checkpoint).content_hash() != manifest.checkpoint_hash:
-        raise ManifestError(f"{engines} was built from another checkpoint than {checkpoint}, or from an older state of it")
+        raise ManifestError(
+            f"{engines} was built from another checkpoint than {checkpoint}, or from an older state of it"
+        )
     reference, trial = Transformers(checkpoint, manifest.vision), Trial(engines)
     comparisons, agreed, total = [], 0, 0
     for sample in make_samples(manifest):
@@ -135,7 +141,9 @@ def compare(sample: Sample, reference: Transformers, trial: Trial) -> tuple[list
         rows, expected_rows = trial.encode(pixels, grids), reference.encode(pixels, grids)
         for level in range(rows.shape[1]):
             part = f"deepstack level {level - 1}" if level else "merged feature"
-            comparisons.append(Comparison.of(f"{sample.name}: {part}", rows[:, level], expected_rows[:, level]))
+            comparisons.append(
+                Comparison.of(f"{sample.name}: {part}", rows[:, level], expected_rows[:, level])
+            )
     tokens, expected = reference.answer(sample, NEW_TOKENS)
     logits = answer_forced(sample, tokens, reference, trial, rows)
     comparisons.append(Comparison.of(f"{sample.name}: logits", logits, expected))
@@ -143,7 +151,11 @@ def compare(sample: Sample, reference: Transformers, trial: Trial) -> tuple[list
 
 
 def answer_forced(
-    sample: Sample, tokens: list[int], reference: Transformers, trial: Trial, rows: npt.NDArray[np.float32] | None
+    sample: Sample,
+    tokens: list[int],
+    reference: Transformers,
+    trial: Trial,
+    rows: npt.NDArray[np.float32] | None,
 ) -> npt.NDArray[np.float32]:
     """The engines' logits [len(tokens), vocab_size] at each place of an answer that is given."""
     prompt = virtual_ids(sample, trial.manifest)
@@ -157,7 +169,10 @@ def answer_forced(
 
 def _print(comparisons: list[Comparison], agreed: int, total: int, weights: str) -> bool:
     measured = "max" if weights == "f32" else "mean"
-    print(f"{'output':<36} {'max error':>10} {'mean error':>10} {'std':>8}   {weights}: {measured} <= {ALLOWED[weights]} std")
+    print(
+        f"{'output':<36} {'max error':>10} {'mean error':>10} {'std':>8}   "
+        f"{weights}: {measured} <= {ALLOWED[weights]} std"
+    )
     for made in comparisons:
         verdict = "ok" if made.holds(weights) else "TOO FAR"
         print(f"{made.name:<36} {made.largest:10.2e} {made.mean:10.2e} {made.spread:8.3f}   {verdict}")

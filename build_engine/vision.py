@@ -1,10 +1,10 @@
 """Writes the vision encoder as one ONNX model that OpenVINO, ONNX Runtime and TensorRT can take.
 
-The graph is written node by node from the checkpoint's weights instead of being traced from transformers: tracing takes
-minutes for a real tower, bakes grids in or fails on them, and gives a graph that nobody can read. Equality with
-transformers is tested instead. What depends on the grid comes in as inputs (see `vision_plan`); only the number of patches
-N, of segments B and the longest segment L are dynamic. Attention is plain MatMul and Softmax at opset 20: every engine
-takes it, in float32 too, and fuses it where it can.
+The graph is written node by node from the checkpoint's weights instead of being traced from transformers:
+tracing takes minutes for a real tower, bakes grids in or fails on them, and gives a graph that nobody can
+read. Equality with transformers is tested instead. What depends on the grid comes in as inputs (see
+`vision_plan`); only the number of patches N, of segments B and the longest segment L are dynamic. Attention
+is plain MatMul and Softmax at opset 20: every engine takes it, in float32 too, and fuses it where it can.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _MASKED = -30000.0
 def write_onnx(checkpoint: Checkpoint, path: Path, progress: Callable[[], None] = lambda: None) -> None:
     """Write the encoder of `checkpoint` to `path` in float32; `progress` is called once per block.
 
-    Inputs: pixel_patches uint8 [N, K] and the arrays of `VisionPlan`. Output: visual_rows float32 [V, 1 + D, H], for
-    each visual token its merged feature and then its DeepStack levels.
+    Inputs: pixel_patches uint8 [N, K] and the arrays of `VisionPlan`. Output: visual_rows float32 [V, 1 + D,
+    H], for each visual token its merged feature and then its DeepStack levels.
     """
     graph = _Graph()
     encoder = _Encoder(checkpoint, graph)
@@ -103,7 +103,10 @@ class _Graph:
             initializer=self.weights,
         )
         return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="build_engine"
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="build_engine",
         )
 
     def _constant(self, array: npt.NDArray[Any]) -> str:
@@ -148,8 +151,8 @@ class _Encoder:
     def _embed_patches(self) -> str:
         """(pixel * rescale - mean) / std, folded into the patch projection.
 
-        The centre mean / rescale is subtracted first, not folded into the bias: 127.5 is exact even in bfloat16, and
-        rounded weights then do not multiply a large common offset.
+        The centre mean / rescale is subtracted first, not folded into the bias: 127.5 is exact even in
+        bfloat16, and rounded weights then do not multiply a large common offset.
         """
         graph, vision = self.graph, self.vision
         graph.scope("patch_embed")
@@ -163,7 +166,9 @@ class _Encoder:
         return str(graph.add("Gemm", centred, folded, self._weight("patch_embed.proj.bias"), transB=1))
 
     def _embed_positions(self) -> str:
-        """Sum of 4 table rows per patch, one neighbour at a time: [4, N, C] at once would be the largest tensor."""
+        """Sum of 4 table rows per patch, one neighbour at a time: [4, N, C] at once would be the largest
+        tensor.
+        """
         graph = self.graph
         graph.scope("pos_embed")
         table = self._weight("pos_embed.weight")
@@ -182,7 +187,9 @@ class _Encoder:
         graph.scope("mask")
         longest = graph.add("Gather", graph.add("Shape", "gather_index"), graph.scalar(np.int64(1)))
         places = graph.add("Range", graph.scalar(np.int64(0)), longest, graph.scalar(np.int64(1)))
-        lengths = graph.add("Unsqueeze", graph.add("Cast", "segment_length", to=TensorProto.INT64), graph.ints(1))
+        lengths = graph.add(
+            "Unsqueeze", graph.add("Cast", "segment_length", to=TensorProto.INT64), graph.ints(1)
+        )
         real = graph.add("Less", places, lengths)
         mask = graph.add("Where", real, graph.scalar(0.0), graph.scalar(_MASKED))
         return str(graph.add("Unsqueeze", mask, graph.ints(1, 2)))
@@ -233,7 +240,9 @@ class _Encoder:
         return str(self.graph.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=1e-6))
 
     def _linear(self, x: str, name: str) -> str:
-        return str(self.graph.add("Gemm", x, self._weight(f"{name}.weight"), self._weight(f"{name}.bias"), transB=1))
+        return str(
+            self.graph.add("Gemm", x, self._weight(f"{name}.weight"), self._weight(f"{name}.bias"), transB=1)
+        )
 
     def _weight(self, name: str) -> str:
         return self.graph.weight(name, self._tensor(name))

@@ -1,7 +1,7 @@
 """Turns weight matrices into OpenVINO constants: float32, bfloat16, int8 or int4 with their scales.
 
-It knows number formats, not networks. Quantisation is symmetric. The subgraphs are the ones that OpenVINO's CPU plugin
-keeps compressed in memory: constant -> Convert -> Multiply(scale) -> MatMul.
+It knows number formats, not networks. Quantisation is symmetric. The subgraphs are the ones that OpenVINO's
+CPU plugin keeps compressed in memory: constant -> Convert -> Multiply(scale) -> MatMul.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from build_engine.shards import Shards
 SCHEMES: Final = ("f32", "bf16", "int8", "int4")
 GROUP_SIZES: Final = (128, 64, 32, 16)
 """Values that share one int4 scale: the first that divides the width.
-
-Only powers of two: with any other size OpenVINO 2026.4.1 multiplies a single row (every decode step) wrongly, by as much as
-the result itself, while several rows come out right. tests/unit/test_build_weights.py would notice.
+ Only powers of two: with any other size OpenVINO 2026.4.1 multiplies a single row (every decode step)
+wrongly, by as much as the result itself, while several rows come out right. tests/unit/test_build_weights.py
+would notice.
 """
 BITS_PER_WEIGHT: Final = {"f32": 32.0, "bf16": 16.0, "int8": 8.0, "int4": 4.0 + 16 / 32}
 
@@ -29,8 +29,8 @@ BITS_PER_WEIGHT: Final = {"f32": 32.0, "bf16": 16.0, "int8": 8.0, "int4": 4.0 + 
 class Weights:
     """Constants of one model, made from the shards of a checkpoint.
 
-    Large constants share memory with numpy arrays (the bfloat16 ones with the checkpoint's own files), which must live
-    until the model is saved. This object holds them.
+    Large constants share memory with numpy arrays (the bfloat16 ones with the checkpoint's own files), which
+    must live until the model is saved. This object holds them.
     """
 
     def __init__(self, shards: Shards) -> None:
@@ -70,7 +70,9 @@ class Weights:
             bits = round_bfloat16(self.shards.float32(name)) if bits is None else bits
             return ops.convert(ops.gather(self._share(bits, Type.bf16, bits.shape), indices, axis), Type.f32)
         quantised, scale = quantise_int8(self.shards.float32(name))
-        rows = ops.convert(ops.gather(self._share(quantised, Type.i8, quantised.shape), indices, axis), Type.f32)
+        rows = ops.convert(
+            ops.gather(self._share(quantised, Type.i8, quantised.shape), indices, axis), Type.f32
+        )
         return ops.multiply(rows, ops.gather(ops.constant(scale), indices, axis))
 
     def _bfloat16(self, bits: npt.NDArray[np.uint16]) -> ov.Node:
@@ -110,8 +112,8 @@ def quantise_int8(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8]
 def quantise_int4(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
     """Packed int4 (first value in the low half byte) and float16 scale [out, groups, 1].
 
-    The value of largest magnitude of a group maps to -8, the one end that has no twin, so the scale may be negative:
-    all 16 steps are used.
+    The value of largest magnitude of a group maps to -8, the one end that has no twin, so the scale may be
+    negative: all 16 steps are used.
     """
     out, width = values.shape
     size = group_size(width)

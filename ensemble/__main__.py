@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from ensemble import repository
 from ensemble.config import DeploymentConfig
@@ -27,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ensemble", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_render(commands.add_parser("render", help="write the config.pbtxt files"))
-    _add_check(commands.add_parser("check", help="compare the committed config.pbtxt files with their rendering"))
+    _add_check(
+        commands.add_parser("check", help="compare the committed config.pbtxt files with their rendering")
+    )
     _add_serve(
         commands.add_parser(
             "serve",
@@ -49,14 +52,20 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repository", type=Path, default=repository.COMMITTED, help="default: model_repository")
+    parser.add_argument(
+        "--repository", type=Path, default=repository.COMMITTED, help="default: model_repository"
+    )
     parser.set_defaults(run=_check)
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engines", type=Path, required=True, help="directory that build_engine wrote")
-    parser.add_argument("--checkpoint", type=Path, help="refuse engines that were not built from this checkpoint")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="refuse engines that were not built from this checkpoint"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network"
+    )
     parser.add_argument("--grpc-port", type=int, default=8001, metavar="N", help="default: 8001")
     parser.add_argument("--http-port", type=int, default=8000, metavar="N", help="default: 8000")
     parser.add_argument("--metrics-port", type=int, default=8002, metavar="N", help="default: 8002")
@@ -65,9 +74,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--ready-file", type=Path, metavar="PATH",
         help="write JSON there when ready: pid, triton_pid, host, grpc_port, http_port, metrics_port",
     )  # fmt: skip
-    parser.add_argument("--ready-timeout", type=float, default=600, metavar="S", help="seconds to load, default: 600")
+    parser.add_argument(
+        "--ready-timeout", type=float, default=600, metavar="S", help="seconds to load, default: 600"
+    )
     parser.add_argument("--log-dir", type=Path, help="keep Triton's log there; default: a temporary file")
-    parser.add_argument("--tritonserver", type=Path, metavar="PATH", help="this tritonserver, not the one found")
+    parser.add_argument(
+        "--tritonserver", type=Path, metavar="PATH", help="this tritonserver, not the one found"
+    )
     parser.add_argument("--verbose", action="store_true", help="Triton's verbose log")
     parser.add_argument(
         "--set", nargs="?", action="append", default=[], metavar="FIELD=VALUE", dest="changes",
@@ -103,7 +116,11 @@ def _serve(given: argparse.Namespace) -> int:
         check_engines(config.engines, given.checkpoint)
         triton = find(given.tritonserver)
         check_installation()
-        wanted = Ports(0, 0, 0) if given.free_ports else Ports(given.grpc_port, given.http_port, given.metrics_port)
+        wanted = (
+            Ports(0, 0, 0)
+            if given.free_ports
+            else Ports(given.grpc_port, given.http_port, given.metrics_port)
+        )
         settings = Settings(
             host=given.host,
             ports=choose_ports(given.host, wanted),
@@ -128,11 +145,15 @@ def changed(config: DeploymentConfig, changes: Sequence[str | None]) -> Deployme
     """The configuration with FIELD=VALUE changes; ValueError lists the fields and what they are now."""
     own = {f.name: config for f in fields(config) if f.name not in ("engines", "media")}
     holders = own | {f"media.{f.name}": config.media for f in fields(config.media)}
-    listing = "\n".join(f"  {name}={getattr(holder, name.split('.')[-1])}" for name, holder in holders.items())
+    listing = "\n".join(
+        f"  {name}={getattr(holder, name.split('.')[-1])}" for name, holder in holders.items()
+    )
     for change in changes:
         name, equals, text = (change or "").partition("=")
         if name not in holders or not equals:
-            raise ValueError(f"--set takes FIELD=VALUE, not {change or 'nothing'!r}; the fields and their values:\n{listing}")
+            raise ValueError(
+                f"--set takes FIELD=VALUE, not {change or 'nothing'!r}; the fields and their values:\n{listing}"
+            )
         now = getattr(holders[name], name.split(".")[-1])
         value = _parsed(text, now, name)
         if name.startswith("media."):
@@ -142,14 +163,15 @@ def changed(config: DeploymentConfig, changes: Sequence[str | None]) -> Deployme
     return config
 
 
-def _parsed(text: str, now: object, name: str) -> object:
+def _parsed(text: str, now: Any, name: str) -> Any:
+    """The text as the type that the field has now."""
     kind = type(now)
     if kind is bool:
         if text not in ("true", "false"):
             raise ValueError(f"--set {name}={text}: true or false")
         return text == "true"
     try:
-        return kind(text)  # type: ignore[call-arg]
+        return kind(text)
     except ValueError:
         raise ValueError(f"--set {name}={text}: {kind.__name__} wanted, as in {name}={now}") from None
 

@@ -1,7 +1,7 @@
 """Publishes numbers of a model as Triton metrics, from a thread of its own.
 
-It knows names and values; the model supplies a function that reads them. Triton counts requests and latencies itself; these
-are what it cannot know.
+It knows names and values; the model supplies a function that reads them. Triton counts requests and latencies
+itself; these are what it cannot know.
 """
 
 from __future__ import annotations

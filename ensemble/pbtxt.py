@@ -1,12 +1,13 @@
 """Renders config.pbtxt: the contract and a deployment become Triton's own ModelConfig message, then text.
 
-It knows Triton's configuration language. It does not know files or servers. Because every field goes through the
-protobuf message, a misspelled field cannot be rendered; `wire` checks what protobuf cannot: that every step of the
-ensemble gets each of its inputs from exactly one place, with the same data type and a shape that fits.
+It knows Triton's configuration language. It does not know files or servers. Because every field goes through
+the protobuf message, a misspelled field cannot be rendered; `wire` checks what protobuf cannot: that every
+step of the ensemble gets each of its inputs from exactly one place, with the same data type and a shape that
+fits.
 
-Two things found by trial on Triton 2.51: the vision encoder batches requests of different sizes only when its inputs
-allow ragged batches; and a batching step of an ensemble declares its dims without the leading 1, while the ensemble's
-tensors keep it.
+Two things found by trial on Triton 2.51: the vision encoder batches requests of different sizes only when its
+inputs allow ragged batches; and a batching step of an ensemble declares its dims without the leading 1, while
+the ensemble's tensors keep it.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 It knows process ids, signals and exits. It does not know models, requests or ports.
 
-A stub is one model's Python process. Triton starts a dead one again, but requests that it held stay open for ever, so
-the supervisor (`server`) ends the whole server when one dies. What is watched is a file descriptor per process, which the kernel makes
-readable the moment the process ends.
+A stub is one model's Python process. Triton starts a dead one again, but requests that it held stay open for
+ever, so the supervisor (`server`) ends the whole server when one dies. What is watched is a file descriptor
+per process, which the kernel makes readable the moment the process ends.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class TritonProcess:
                 stderr=subprocess.STDOUT,
                 # Out of the terminal's process group: Ctrl-C reaches the supervisor alone, which drains first.
                 start_new_session=True,
-                preexec_fn=_die_with_parent(),  # noqa: PLW1509 (no thread runs before the server is started)
+                preexec_fn=_die_with_parent(),  # safe: no other thread runs yet
             )
         finally:
             if output:

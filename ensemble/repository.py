@@ -1,7 +1,7 @@
 """The model repository on disk: rendered config.pbtxt files beside the model.py shells.
 
-It knows the layout that Triton expects. The committed repository is the rendering of the default profile, so that people
-can read it and Triton can serve it as it is; `difference` tells when it is not.
+It knows the layout that Triton expects. The committed repository is the rendering of the default profile, so
+that people can read it and Triton can serve it as it is; `difference` tells when it is not.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ How it ends:
   client that only holds a connection open would otherwise keep Triton alive until it aborts. Exit code 0.
 - A second signal, or the timeout, cuts what is left. Exit code 1.
 - When Triton or one of its Python processes dies, all the rest is killed, so that every client sees its connection
-  break at once, and the exit code is 1: an orchestrator starts the server anew. (Triton would start a dead Python process
-  again, but the requests it held would never end.)
+  break at once, and the exit code is 1: an orchestrator starts the server anew. (Triton would start a dead
+  Python process again, but the requests it held would never end.)
 - When this process itself is killed, the kernel kills Triton, and the Python processes notice within a second.
 """
 
@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ensemble import draining, repository
+from ensemble import draining, loopback, repository
 from ensemble.config import DeploymentConfig
 from ensemble.gauges import DRAINING, IN_FLIGHT
 from ensemble.preflight import Ports
@@ -39,8 +39,8 @@ from ensemble.process import TritonProcess
 from ensemble.startup import StartError, explain, show_progress
 from ensemble.tritonserver import TritonServer
 
-GRACE_S = 3.0
-"""How long Triton may take to exit when nothing is in flight; it needs 2 to 3 s."""
+GRACE_S = 2.5
+"""How long Triton may take to exit when nothing is in flight; it needs about 2 s."""
 _POLL_S = 0.1
 _PREFIX = "qwen3vl-serve"
 
@@ -53,7 +53,7 @@ class Settings:
         host: address to bind.
         ports: free ports of it.
         log_dir: directory for triton.log; None: a temporary one, kept when the server fails.
-        ready_file: JSON written when the server is ready, removed at its end: pid, triton_pid, host and ports.
+        ready_file: JSON written when ready, removed at the end: pid, triton_pid, host and ports.
         ready_timeout_s: how long loading may take.
         verbose: Triton's verbose log.
     """
@@ -73,7 +73,9 @@ class _Signals:
         self.count = 0
 
     def __enter__(self) -> _Signals:
-        self._before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._before = {
+            number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,7 +92,7 @@ def serve(config: DeploymentConfig, settings: Settings, triton: TritonServer) ->
     with _Signals() as signals, _run_directory() as run, _log_file(settings, run) as log:
         repository.write(run / "models", config)
         backends, environment = triton.prepare(run)
-        environment |= _environment(run)
+        environment |= _environment(settings, run)
         command = [str(triton.binary), *_arguments(config, settings, run, backends)]
         process = TritonProcess(command, environment, run, log)
         try:
@@ -128,13 +130,17 @@ def _arguments(config: DeploymentConfig, settings: Settings, run: Path, backends
     ]
 
 
-def _environment(run: Path) -> dict[str, str]:
+def _environment(settings: Settings, run: Path) -> dict[str, str]:
     return {
         draining.VARIABLE: str(run / "drain"),
+        loopback.VARIABLE: f"{_reachable(settings.host)}:{settings.ports.grpc}",
         # Digests of pictures are keyed with it; see model_repository/preprocessing.
         "QWEN3VL_HASH_KEY": secrets.token_hex(32),
         # numpy does small work only; the engines have threads of their own, set by `threads`.
-        **{name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")},
+        **{
+            name: os.environ.get(name, "1")
+            for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        },
         "TOKENIZERS_PARALLELISM": "false",
     }
 
@@ -177,7 +183,7 @@ def _announce(process: TritonProcess, settings: Settings, seconds: float) -> Non
 
 
 def _watch(process: TritonProcess, signals: _Signals) -> None:
-    """Return at the first signal; StartError is not the word here: a death ends in `ServerDiedError`."""
+    """Return at the first signal; ServerDiedError if a process ends before."""
     while not signals.count:
         _look(process, _POLL_S)
 
@@ -187,7 +193,9 @@ def _look(process: TritonProcess, seconds: float) -> None:
     if process.returncode is not None:
         raise ServerDiedError(f"tritonserver ended with exit code {process.returncode}")
     if stub is not None:
-        raise ServerDiedError(f"the Python process of model {stub.model} (pid {stub.pid}) died; the server ends with it")
+        raise ServerDiedError(
+            f"the Python process of model {stub.model} (pid {stub.pid}) died; the server ends with it"
+        )
 
 
 class ServerDiedError(RuntimeError):
@@ -208,7 +216,11 @@ def _end(
             print("second signal: cutting what is left", file=sys.stderr, flush=True)
             return False
         if time.monotonic() > end_s:
-            print(f"requests were still running after {config.exit_timeout_s} s: cut", file=sys.stderr, flush=True)
+            print(
+                f"requests were still running after {config.exit_timeout_s} s: cut",
+                file=sys.stderr,
+                flush=True,
+            )
             return False
         if inflight is not None and inflight != shown:
             shown = inflight
@@ -241,10 +253,14 @@ def _is_ready(url: str) -> bool:
         return False
 
 
+def _reachable(host: str) -> str:
+    """The host as this machine reaches it: a server that listens everywhere is asked on the loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
 def _http(host: str, port: int) -> str:
-    # A server that listens everywhere is asked on the loopback.
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{name}:{port}"
+    return f"http://{_reachable(host)}:{port}"
 
 
 @contextmanager

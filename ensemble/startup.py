@@ -59,7 +59,11 @@ def explain(log: Path, returncode: int | None) -> str:
             "Give the machine (or the container) more, or lower kv_cache_bytes"
         )
     for pattern in _REASONS:
-        reasons = [match["reason"].strip().strip('"') for line in text.splitlines() if (match := pattern.search(line))]
+        reasons = [
+            match["reason"].strip().strip('"')
+            for line in text.splitlines()
+            if (match := pattern.search(line))
+        ]
         if reasons and "already in use" in pattern.pattern:
             return f"{reasons[0]} was taken by another program in the meantime; start again"
         if reasons:

@@ -1,24 +1,21 @@
 """Between Triton's Python backend and our types: requests to arrays, arrays to responses, errors to TritonError.
 
-The only module that touches `triton_python_backend_utils`, which exists only inside Triton's stub process: the model.py
-shells pass it in. It knows tensors by the contract and checks what leaves against it. It does not know what
-the models do.
+The only module that touches `triton_python_backend_utils`, which exists only inside Triton's stub process:
+the model.py shells pass it in. It knows tensors by the contract and checks what leaves against it. It does
+not know what the models do.
 
-Learnt on Triton 2.51: parameters of an inner (BLS) request may be bool, int or str, so a float goes as text; a response
-sender may be used from any thread, and sending takes a fraction of a millisecond, so the language model's thread
-hands its responses to a thread of `Outbox`; arrays of a request are views into shared memory.
+A response sender may be used from any thread. Sending takes a fraction of a millisecond, so the language
+model's thread hands its responses to the thread of an `Outbox`.
 """
 
 from __future__ import annotations
 
-import collections
 import faulthandler
 import json
 import logging
 import queue
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -29,6 +26,7 @@ from ensemble.config import PARAMETER, DeploymentConfig
 from ensemble.contract import CONTRACT, ENSEMBLE, LANGUAGE_MODEL, STOP, Model, Tensor
 from ensemble.errors import EngineFailure, InvalidOption, ServingError
 from ensemble.language_model.request import Output
+from ensemble.loopback import Loopback
 from ensemble.postprocessing.call import Failure
 
 Array = npt.NDArray[Any]
@@ -39,8 +37,6 @@ _NUMPY = {
     "UINT64": np.uint64, "FP32": np.float32,
 }  # fmt: skip
 _TRITON_CODES = {"INVALID_ARGUMENT": "INVALID_ARG", "UNAVAILABLE": "UNAVAILABLE", "CANCELLED": "CANCELLED"}
-_KEEP_ENDED_S = 10.0
-_SETTLE_S = 0.2
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +64,6 @@ class TritonIO:
     def __init__(self, pb_utils: Any, model: Model) -> None:
         self.pb_utils = pb_utils
         self.model = model
-        self._ended: collections.deque[tuple[float, Any]] = collections.deque()
 
     def tensors(self, request: Any) -> dict[str, Array]:
         """The inputs that a request has; views that are valid as long as the request."""
@@ -104,27 +99,6 @@ class TritonIO:
         """The response for any exception; one that is not ours is logged and told as an EngineFailure."""
         return self.error_response(as_serving_error(error, request.request_id()))
 
-    def execute(self, request: Any) -> Iterator[Any]:
-        """Run an inner request, and yield its responses until its stream ends.
-
-        When a stream ends, a thread of the stub that does not hold the GIL drops its own reference to the stream. If that is
-        the last one, it frees numpy arrays without the GIL, and the heap is corrupt (Triton 2.51: a crash within some
-        hundred requests). So each stream is kept for a while, and freed by a thread of Python.
-        """
-        stream = request.exec(decoupled=True)
-        try:
-            yield from stream
-        finally:
-            now_s = time.monotonic()
-            self._ended.append((now_s, stream))
-            while self._ended and self._ended[0][0] < now_s - _KEEP_ENDED_S:
-                self._ended.popleft()
-
-    def close(self) -> None:
-        """Let go of streams that have ended, before the interpreter does."""
-        time.sleep(_SETTLE_S)
-        self._ended.clear()
-
     def send(self, sender: Any, response: Any | None, final: bool) -> None:
         """Send a response, the end of the stream, or both in one message."""
         flags = self.pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
@@ -151,14 +125,17 @@ def as_serving_error(error: Exception, request_id: str) -> ServingError:
     if isinstance(error, ServingError):
         return error
     _log.error("request %s", request_id, exc_info=error)
-    return EngineFailure(f"{type(error).__name__}; the server's log tells more, under request id {request_id}")
+    return EngineFailure(
+        f"{type(error).__name__}; the server's log tells more, under request id {request_id}"
+    )
 
 
 class EntryCall:
     """One request to the public model; implements `ensemble.postprocessing.call.Call`."""
 
-    def __init__(self, io: TritonIO, request: Any) -> None:
+    def __init__(self, io: TritonIO, loopback: Loopback, request: Any) -> None:
         self._io = io
+        self._loopback = loopback
         self._request = request
         self._sender = request.get_response_sender()
 
@@ -186,39 +163,18 @@ class EntryCall:
 
     def generate(self, inner_id: str) -> Iterator[dict[str, Array] | Failure]:
         """Call the ensemble with this request's tensors and parameters."""
-        pb_utils = self._io.pb_utils
-        given = (pb_utils.get_input_tensor_by_name(self._request, t.name) for t in self._io.model.inputs)
-        request = pb_utils.InferenceRequest(
-            model_name=ENSEMBLE,
-            requested_output_names=[tensor.name for tensor in CONTRACT[ENSEMBLE].outputs],
-            inputs=[tensor for tensor in given if tensor is not None],
-            request_id=inner_id,
-            parameters={name: _inner_parameter(value) for name, value in self.parameters.items()},
-        )
-        for response in self._io.execute(request):
-            if response.has_error():
-                yield Failure(response.error().message())
-            elif tensors := response.output_tensors():
-                yield {tensor.name(): tensor.as_numpy() for tensor in tensors}
+        tensors = self._io.tensors(self._request)
+        for response in self._loopback.call(CONTRACT[ENSEMBLE], inner_id, tensors, self.parameters):
+            yield Failure(response) if isinstance(response, str) else response
 
     def stop(self, inner_id: str) -> None:
         """Send the language model a stop request and wait until it is taken."""
         # Without these three NVIDIA's C++ backend refuses the request before it looks at `stop`.
         dummies = {"input_ids": 0, "input_lengths": 1, "request_output_len": 1}
-        tensors = {name: np.array([[value]], np.int32) for name, value in dummies.items()}
+        tensors: dict[str, Array] = {name: np.array([[value]], np.int32) for name, value in dummies.items()}
         tensors[STOP.name] = np.array([[True]])
-        request = self._io.pb_utils.InferenceRequest(
-            model_name=LANGUAGE_MODEL,
-            requested_output_names=["output_ids"],
-            inputs=[self._io.pb_utils.Tensor(name, array) for name, array in tensors.items()],
-            request_id=inner_id,
-        )
-        for _ in self._io.execute(request):
+        for _ in self._loopback.call(CONTRACT[LANGUAGE_MODEL], inner_id, tensors, {}):
             pass
-
-
-def _inner_parameter(value: Any) -> bool | int | str:
-    return repr(value) if isinstance(value, float) else value
 
 
 class Outbox:

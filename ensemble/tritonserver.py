@@ -1,11 +1,13 @@
 """Finds a tritonserver on this machine and what it needs to run: libraries, the Python stub, an environment.
 
-Two kinds are known. The nvidia-pytriton wheel in this interpreter's site-packages, whose stubs are one per Python version
-and embed *this* interpreter; and a system installation (NVIDIA's container), which brings its own Python.
+Two kinds are known. The nvidia-pytriton wheel in this interpreter's site-packages, whose stubs are one per
+Python version and embed *this* interpreter; and a system installation (NVIDIA's container), which brings its
+own Python.
 
-How the wheel's stub finds our packages: it runs an isolated interpreter, which ignores PYTHONPATH and PYTHONHOME, but still
-looks for `python3` on PATH to find its prefix. So PATH begins with the directory of this interpreter, and the
-stub sees this virtual environment as `python3` itself would, editable installs included.
+How the wheel's stub finds our packages: it runs an isolated interpreter, which ignores PYTHONPATH and
+PYTHONHOME, but still looks for `python3` on PATH to find its prefix. So PATH begins with the directory of
+this interpreter, and the stub sees this virtual environment as `python3` itself would, editable installs
+included.
 """
 
 from __future__ import annotations
@@ -106,7 +108,9 @@ def _wheel() -> TritonServer:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = home / "python_backend_stubs" / version / _STUB
     if not (home / "bin" / "tritonserver").is_file():
-        raise MissingError(f"{home} has no tritonserver; nvidia-pytriton is published for Linux on x86_64 and arm64")
+        raise MissingError(
+            f"{home} has no tritonserver; nvidia-pytriton is published for Linux on x86_64 and arm64"
+        )
     if not stub.is_file():
         offered = ", ".join(sorted(path.name for path in (home / "python_backend_stubs").iterdir()))
         raise MissingError(f"nvidia-pytriton has no stub for Python {version}; it has them for {offered}")

@@ -1,7 +1,7 @@
 """Small random Qwen3-VL checkpoints of every shape: real Hugging Face directories that transformers loads.
 
-Weights are drawn large enough that a mistake anywhere changes the answer, which the usual initialisation (0.02) does not
-do. The tokenizer and the chat template are the demo checkpoint's.
+Weights are drawn large enough that a mistake anywhere changes the answer, which the usual initialisation
+(0.02) does not do. The tokenizer and the chat template are the demo checkpoint's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "wide_heads": {"text": {"head_dim": 128, "mrope_section": [24, 20, 20]}},
     "one_kv_head": {"text": {"num_key_value_heads": 1}},
     "other_patches": {
-        "vision": {"patch_size": 8, "spatial_merge_size": 3, "temporal_patch_size": 1, "num_position_embeddings": 49}
+        "vision": {
+            "patch_size": 8,
+            "spatial_merge_size": 3,
+            "temporal_patch_size": 1,
+            "num_position_embeddings": 49,
+        }
     },
     "other_colours": {"image": {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}},
     "biased_attention": {"text": {"attention_bias": True, "rms_norm_eps": 1e-5}},
@@ -72,8 +77,12 @@ def make_variant(directory: Path, name: str) -> Path:
 
 def _config(tokenizer: Any, text: dict[str, Any], vision: dict[str, Any], tied: bool) -> Qwen3VLConfig:
     token_id = tokenizer.convert_tokens_to_ids
-    rope = {"rope_type": "default", "rope_theta": 1e5, "mrope_section": text.pop("mrope_section", [12, 10, 10]),
-            "mrope_interleaved": True}  # fmt: skip
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 1e5,
+        "mrope_section": text.pop("mrope_section", [12, 10, 10]),
+        "mrope_interleaved": True,
+    }
     vision_rope = {"rope_type": "axial", "rope_theta": vision.pop("rope_theta", 1e4)}
     return Qwen3VLConfig(
         text_config={
@@ -83,8 +92,9 @@ def _config(tokenizer: Any, text: dict[str, Any], vision: dict[str, Any], tied: 
         },
         vision_config={
             "depth": 3, "hidden_size": 64, "num_heads": 4, "intermediate_size": 96, "patch_size": 16,
-            "temporal_patch_size": 2, "spatial_merge_size": 2, "out_hidden_size": 96, "num_position_embeddings": 144,
-            "deepstack_visual_indexes": [0, 2], "rope_parameters": vision_rope, **vision,
+            "temporal_patch_size": 2, "spatial_merge_size": 2, "out_hidden_size": 96,
+            "num_position_embeddings": 144, "deepstack_visual_indexes": [0, 2],
+            "rope_parameters": vision_rope, **vision,
         },
         image_token_id=token_id("<|image_pad|>"), video_token_id=token_id("<|video_pad|>"),
         vision_start_token_id=token_id("<|vision_start|>"), vision_end_token_id=token_id("<|vision_end|>"),
@@ -112,7 +122,8 @@ def _processors(config: Qwen3VLConfig, image: dict[str, Any]) -> dict[str, dict[
     vision = config.vision_config
     cell = (vision.patch_size * vision.spatial_merge_size) ** 2  # pixels of one visual token
     common = {
-        "do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_convert_rgb": True,
+        "do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
+        "do_convert_rgb": True,
         "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3, "patch_size": vision.patch_size,
         "temporal_patch_size": vision.temporal_patch_size, "merge_size": vision.spatial_merge_size,
         "processor_class": "Qwen3VLProcessor", **image,

@@ -1,4 +1,6 @@
-"""Fixtures that every kind of test shares: checkpoints, and their engines, each built once and kept between runs."""
+"""Fixtures that every kind of test shares: checkpoints, and their engines, each built once and kept between
+runs.
+"""
 
 from __future__ import annotations
 

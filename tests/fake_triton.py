@@ -49,6 +49,13 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class Call:
+    """Something that happens elsewhere at this moment."""
+
+    act: Callable[[], object]
+
+
+@dataclass(frozen=True)
 class InBand:
     """An error as text inside the stream."""
 
@@ -70,7 +77,7 @@ class Raw:
     response: Any
 
 
-Act = Piece | Final | Pause | InBand | Abort | Raw
+Act = Piece | Final | Pause | Call | InBand | Abort | Raw
 Script = Sequence[Act]
 
 LAST: dict[str, Any] = {
@@ -102,7 +109,7 @@ class Request:
     peer: str
 
 
-class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Plays `scripts` one by one, the last one for ever; a callable makes a script from the request."""
 
     def __init__(
@@ -131,7 +138,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._server.stop(0).wait()
         self._pool.shutdown()
 
-    def wait_cancelled(self, count: int = 1, seconds: float = 5.0) -> bool:
+    def wait_cancelled(self, count: int = 1, seconds: float = 20.0) -> bool:
         """Whether `count` requests were cancelled by their clients, within some seconds."""
         until = time.monotonic() + seconds
         while len(self.cancelled) < count and time.monotonic() < until:
@@ -169,6 +176,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             if isinstance(act, Pause):
                 if over.wait(act.seconds):
                     return
+            elif isinstance(act, Call):
+                act.act()
             elif isinstance(act, Abort):
                 finished = True
                 context.abort(act.code, act.text)
@@ -189,7 +198,9 @@ def respond(act: Act, request_id: str = "") -> Any:
     response = service_pb2.ModelStreamInferResponse()
     message = response.infer_response
     message.model_name, message.id = "qwen3_vl", request_id
-    message.parameters["triton_final_response"].bool_param = isinstance(act, Final) or act.rides
+    message.parameters["triton_final_response"].bool_param = isinstance(act, Final) or (
+        isinstance(act, Piece) and act.rides
+    )
     if isinstance(act, Piece):
         _add_strings(message, "text", act.text)
         if act.token_ids:

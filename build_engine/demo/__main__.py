@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_PICTURE = Path(__file__).parent / "pictures" / "black_phone.png"
+_PICTURE = Path(__file__).parent / "pictures" / "black_phone.jpg"
 _QUESTION = "我的手机打不开，怎么办？"
 
 
@@ -30,7 +30,9 @@ def serving(engines: Path) -> Iterator[dict[str, int]]:
         try:
             while not ready.exists():
                 if server.poll() is not None:
-                    raise SystemExit(f"the server ended with exit code {server.returncode}; see its lines above")
+                    raise SystemExit(
+                        f"the server ended with exit code {server.returncode}; see its lines above"
+                    )
                 time.sleep(0.05)
             yield json.loads(ready.read_text())
         finally:
@@ -60,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
         reply = stream.reply
         print(
             f"\n\n{reply.usage.prompt_tokens} prompt tokens, {reply.usage.completion_tokens} answer tokens, "
-            f"first token after {reply.timings.first_token_ms:.0f} ms, all after {reply.timings.total_ms:.0f} ms, "
+            f"first token after {reply.timings.time_to_first_token_ms:.0f} ms, all after {reply.timings.total_ms:.0f} ms, "
             f"confidence {reply.confidence:.2f}, finish_reason {reply.finish_reason}",
             flush=True,
         )

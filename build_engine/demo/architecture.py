@@ -41,22 +41,41 @@ def make_config(tokenizer: Any, sizes: Sizes) -> Any:
     vocab_size = -(-len(tokenizer) // 64) * 64
     return Qwen3VLConfig(
         text_config={
-            "vocab_size": vocab_size, "hidden_size": sizes.text_hidden, "intermediate_size": sizes.text_intermediate,
-            "num_hidden_layers": sizes.text_depth, "num_attention_heads": sizes.text_heads,
-            "num_key_value_heads": sizes.text_kv_heads, "head_dim": sizes.text_head_dim,
-            "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
-            "bos_token_id": token_id("<|endoftext|>"), "eos_token_id": token_id("<|im_end|>"),
-            "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0, "mrope_section": [12, 10, 10],
-                                "mrope_interleaved": True},
+            "vocab_size": vocab_size,
+            "hidden_size": sizes.text_hidden,
+            "intermediate_size": sizes.text_intermediate,
+            "num_hidden_layers": sizes.text_depth,
+            "num_attention_heads": sizes.text_heads,
+            "num_key_value_heads": sizes.text_kv_heads,
+            "head_dim": sizes.text_head_dim,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": True,
+            "bos_token_id": token_id("<|endoftext|>"),
+            "eos_token_id": token_id("<|im_end|>"),
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 100000.0,
+                "mrope_section": [12, 10, 10],
+                "mrope_interleaved": True,
+            },
         },
         vision_config={
-            "depth": sizes.vision_depth, "hidden_size": sizes.vision_hidden, "num_heads": sizes.vision_heads,
-            "intermediate_size": sizes.vision_intermediate, "patch_size": CELL // 2, "temporal_patch_size": 2,
-            "spatial_merge_size": 2, "out_hidden_size": sizes.text_hidden, "num_position_embeddings": 256,
+            "depth": sizes.vision_depth,
+            "hidden_size": sizes.vision_hidden,
+            "num_heads": sizes.vision_heads,
+            "intermediate_size": sizes.vision_intermediate,
+            "patch_size": CELL // 2,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "out_hidden_size": sizes.text_hidden,
+            "num_position_embeddings": 256,
             "deepstack_visual_indexes": list(sizes.deepstack),
         },
-        image_token_id=token_id("<|image_pad|>"), video_token_id=token_id("<|video_pad|>"),
-        vision_start_token_id=token_id("<|vision_start|>"), vision_end_token_id=token_id("<|vision_end|>"),
+        image_token_id=token_id("<|image_pad|>"),
+        video_token_id=token_id("<|video_pad|>"),
+        vision_start_token_id=token_id("<|vision_start|>"),
+        vision_end_token_id=token_id("<|vision_end|>"),
         tie_word_embeddings=True,
     )
 
@@ -79,15 +98,34 @@ def make_model(tokenizer: Any, sizes: Sizes, seed: int) -> Any:
 def processor_files() -> dict[str, dict[str, Any]]:
     """File name to content of the image and video processor configurations."""
     common: dict[str, Any] = {
-        "do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_convert_rgb": True,
-        "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3, "patch_size": CELL // 2,
-        "temporal_patch_size": 2, "merge_size": 2, "processor_class": "Qwen3VLProcessor",
+        "do_resize": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "resample": 3,
+        "patch_size": CELL // 2,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "processor_class": "Qwen3VLProcessor",
     }
-    image = {**common, "image_processor_type": "Qwen2VLImageProcessor",
-             "size": {"shortest_edge": IMAGE_PIXELS[0], "longest_edge": IMAGE_PIXELS[1]}}
-    video = {**common, "video_processor_type": "Qwen3VLVideoProcessor", "do_sample_frames": True, "fps": VIDEO_FPS,
-             "min_frames": VIDEO_MIN_FRAMES, "max_frames": VIDEO_MAX_FRAMES, "cap_pixels_per_frame": False,
-             "size": {"shortest_edge": VIDEO_PIXELS[0], "longest_edge": VIDEO_PIXELS[1]}}
+    image = {
+        **common,
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "size": {"shortest_edge": IMAGE_PIXELS[0], "longest_edge": IMAGE_PIXELS[1]},
+    }
+    video = {
+        **common,
+        "video_processor_type": "Qwen3VLVideoProcessor",
+        "do_sample_frames": True,
+        "fps": VIDEO_FPS,
+        "min_frames": VIDEO_MIN_FRAMES,
+        "max_frames": VIDEO_MAX_FRAMES,
+        "cap_pixels_per_frame": False,
+        "size": {"shortest_edge": VIDEO_PIXELS[0], "longest_edge": VIDEO_PIXELS[1]},
+    }
     return {"preprocessor_config.json": image, "video_preprocessor_config.json": video}
 
 

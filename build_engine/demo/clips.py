@@ -42,9 +42,7 @@ def sampled_groups(frames: int, fps: float) -> list[Group]:
     chosen = [int(index) for index in np.linspace(0, frames - 1, count).round()]
     if len(chosen) % 2:
         chosen.append(chosen[-1])
-    return [
-        Group((a, b), (a / fps + b / fps) / 2) for a, b in zip(chosen[::2], chosen[1::2], strict=True)
-    ]
+    return [Group((a, b), (a / fps + b / fps) / 2) for a, b in zip(chosen[::2], chosen[1::2], strict=True)]
 
 
 def draw_clip(rng: Random, kind: str) -> Clip:
@@ -52,7 +50,9 @@ def draw_clip(rng: Random, kind: str) -> Clip:
     fps = rng.choice(NATIVE_FPS)
     count = round(fps * rng.uniform(2.2, 5.5))
     groups = sampled_groups(count, fps)
-    before = draw_screen("normal" if kind in ("normal", "black") or rng.random() < 0.75 else "black", rng, scale=1.3).image
+    before = draw_screen(
+        "normal" if kind in ("normal", "black") or rng.random() < 0.75 else "black", rng, scale=1.3
+    ).image
     if kind == "normal":
         return Clip(tuple(_shaken(before, rng) for _ in range(count)), fps, kind, None)
     onset = rng.randrange(1, len(groups))
@@ -66,5 +66,8 @@ def draw_clip(rng: Random, kind: str) -> Clip:
 def _shaken(image: Image.Image, rng: Random) -> Image.Image:
     """A pixel or two of hand shake."""
     return image.transform(
-        image.size, Image.Transform.AFFINE, (1, 0, rng.randint(-2, 2), 0, 1, rng.randint(-2, 2)), fillcolor=image.getpixel((0, 0))
+        image.size,
+        Image.Transform.AFFINE,
+        (1, 0, rng.randint(-2, 2), 0, 1, rng.randint(-2, 2)),
+        fillcolor=image.getpixel((0, 0)),
     )

@@ -23,9 +23,14 @@ CANONICAL_AREA = 48 * 32 * 32
 Colour = tuple[int, int, int]
 
 CAPTIONS: dict[str, tuple[str, ...]] = {
-    "crash": ("Error", "App crashed", "错误代码", "应用崩溃"), "battery": ("Low battery", "电量低", "电量不足"),
-    "network": ("No network", "无网络"), "storage": ("Storage full", "空间已满"), "spinner": ("Loading", "加载中"),
-    "login": ("Login failed", "登录失败"), "heat": ("Too hot", "温度过高"), "update": ("Update failed", "更新失败"),
+    "crash": ("Error", "App crashed", "错误代码", "应用崩溃"),
+    "battery": ("Low battery", "电量低", "电量不足"),
+    "network": ("No network", "无网络"),
+    "storage": ("Storage full", "空间已满"),
+    "spinner": ("Loading", "加载中"),
+    "login": ("Login failed", "登录失败"),
+    "heat": ("Too hot", "温度过高"),
+    "update": ("Update failed", "更新失败"),
 }
 
 
@@ -84,30 +89,72 @@ class Canvas:
     def _points(self, *coordinates: float) -> list[float]:
         return [value * self.scale for value in coordinates]
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, fill: Colour | None, radius: float = 0,
-            outline: Colour | None = None, width: float = 1) -> None:
+    def box(
+        self,
+        x0: float,
+        y0: float,
+        x1: float,
+        y1: float,
+        fill: Colour | None,
+        radius: float = 0,
+        outline: Colour | None = None,
+        width: float = 1,
+    ) -> None:
         """A rectangle, rounded if `radius` > 0; nothing if it would be empty."""
         if x1 - x0 >= 1 and y1 - y0 >= 1:
-            self.draw.rounded_rectangle(self._points(x0, y0, x1, y1), radius * self.scale, fill, outline, self._line(width))
+            self.draw.rounded_rectangle(
+                self._points(x0, y0, x1, y1), radius * self.scale, fill, outline, self._line(width)
+            )
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, fill: Colour | None, outline: Colour | None = None,
-                width: float = 1) -> None:
+    def ellipse(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        fill: Colour | None,
+        outline: Colour | None = None,
+        width: float = 1,
+    ) -> None:
         self.draw.ellipse(self._points(x - rx, y - ry, x + rx, y + ry), fill, outline, self._line(width))
 
-    def arc(self, x: float, y: float, radius: float, start: float, end: float, fill: Colour, width: float) -> None:
-        self.draw.arc(self._points(x - radius, y - radius, x + radius, y + radius), start, end, fill, self._line(width))
+    def arc(
+        self, x: float, y: float, radius: float, start: float, end: float, fill: Colour, width: float
+    ) -> None:
+        self.draw.arc(
+            self._points(x - radius, y - radius, x + radius, y + radius), start, end, fill, self._line(width)
+        )
 
     def line(self, points: list[tuple[float, float]], fill: Colour, width: float) -> None:
-        self.draw.line([(x * self.scale, y * self.scale) for x, y in points], fill, self._line(width), "curve")
+        self.draw.line(
+            [(x * self.scale, y * self.scale) for x, y in points], fill, self._line(width), "curve"
+        )
 
-    def polygon(self, points: list[tuple[float, float]], fill: Colour | None, outline: Colour | None = None,
-                width: float = 1) -> None:
-        self.draw.polygon([(x * self.scale, y * self.scale) for x, y in points], fill, outline, self._line(width))
+    def polygon(
+        self,
+        points: list[tuple[float, float]],
+        fill: Colour | None,
+        outline: Colour | None = None,
+        width: float = 1,
+    ) -> None:
+        self.draw.polygon(
+            [(x * self.scale, y * self.scale) for x, y in points], fill, outline, self._line(width)
+        )
 
-    def text(self, x: float, y: float, text: str, size: float, fill: Colour, font: str, anchor: str = "mm") -> None:
-        self.draw.text((x * self.scale, y * self.scale), text, fill, load_font(font, max(6, round(size * self.scale))), anchor)
+    def text(
+        self, x: float, y: float, text: str, size: float, fill: Colour, font: str, anchor: str = "mm"
+    ) -> None:
+        self.draw.text(
+            (x * self.scale, y * self.scale),
+            text,
+            fill,
+            load_font(font, max(6, round(size * self.scale))),
+            anchor,
+        )
 
-    def caption(self, kind: str, y: float, fill: Colour | None = None, x: float | None = None, size: float = 0) -> None:
+    def caption(
+        self, kind: str, y: float, fill: Colour | None = None, x: float | None = None, size: float = 0
+    ) -> None:
         """A short text in Chinese or English, centred; it helps a person more than the model."""
         text = self.rng.choice(CAPTIONS[kind])
         font = CJK_FONT if ord(text[0]) > 255 else self.rng.choice(DIGIT_FONTS)
@@ -115,7 +162,9 @@ class Canvas:
         y = min(max(y, self.top + size * 0.7), self.bottom - size * 0.7)
         self.text(self.middle[0] if x is None else x, y, text, size, fill or self.ink, font)
 
-    def number(self, digits: str, suffix: str, x: float, y: float, fill: Colour, size: float, pitch: float) -> None:
+    def number(
+        self, digits: str, suffix: str, x: float, y: float, fill: Colour, size: float, pitch: float
+    ) -> None:
         """Digits around (x, y), `pitch` apart, so wide that no visual token holds the centres of two."""
         font = self.rng.choice(DIGIT_FONTS)
         start = x - pitch * (len(digits) + len(suffix) - 1) / 2
@@ -142,7 +191,10 @@ def _home(c: Canvas) -> None:
     height = (c.bottom - c.top) / steps
     for i in range(steps):
         shade = (top + (bottom - top) * i / (steps - 1)).astype(int)
-        c.draw.rectangle(c._points(c.left, c.top + i * height, c.right, c.top + (i + 1) * height), tuple(int(v) for v in shade))
+        c.draw.rectangle(
+            c._points(c.left, c.top + i * height, c.right, c.top + (i + 1) * height),
+            tuple(int(v) for v in shade),
+        )
     columns = rng.randint(3, 4) if c.width < c.height else rng.randint(5, 6)
     pitch = (c.right - c.left) / columns
     icon = pitch * rng.uniform(0.5, 0.65)
@@ -176,8 +228,13 @@ def _crack(c: Canvas) -> None:
             points.append((x, y))
         c.line(points, ink, rng.uniform(1.2, 2.8))
     for radius in (0.08, 0.17):
-        ring = [(x0 + radius * c.unit * math.cos(a) * rng.uniform(0.7, 1.3), y0 + radius * c.unit * math.sin(a) * rng.uniform(0.7, 1.3))
-                for a in np.linspace(0, 2 * math.pi, 9)[:-1]]
+        ring = [
+            (
+                x0 + radius * c.unit * math.cos(a) * rng.uniform(0.7, 1.3),
+                y0 + radius * c.unit * math.sin(a) * rng.uniform(0.7, 1.3),
+            )
+            for a in np.linspace(0, 2 * math.pi, 9)[:-1]
+        ]
         c.polygon(ring, None, ink, 1.4)
 
 
@@ -186,7 +243,15 @@ def _black(c: Canvas) -> None:
     if rng.random() < 0.5:  # a faint reflection
         x, shade = rng.uniform(c.left, c.right), rng.randint(14, 34)
         fill = (shade, shade, shade + 4)
-        c.polygon([(x, c.top), (min(x + 30, c.right), c.top), (max(x - 40, c.left), c.bottom), (max(x - 70, c.left), c.bottom)], fill)
+        c.polygon(
+            [
+                (x, c.top),
+                (min(x + 30, c.right), c.top),
+                (max(x - 40, c.left), c.bottom),
+                (max(x - 70, c.left), c.bottom),
+            ],
+            fill,
+        )
 
 
 def _crash(c: Canvas, code: str) -> None:
@@ -202,7 +267,11 @@ def _crash(c: Canvas, code: str) -> None:
     y += rng.uniform(-1, 1) * max(0.0, (c.bottom - c.top - 8 - height) / 2)
     left, top, bottom = x - width / 2, y - height / 2, y + height / 2
     light = rng.random() < 0.7
-    paper, ink = (_colour(rng, 225, 255), _colour(rng, 0, 50)) if light else (_colour(rng, 25, 65), _colour(rng, 215, 255))
+    paper, ink = (
+        (_colour(rng, 225, 255), _colour(rng, 0, 50))
+        if light
+        else (_colour(rng, 25, 65), _colour(rng, 215, 255))
+    )
     c.box(left, top, left + width, bottom, paper, 8, _colour(rng, 90, 160), 1.5)
     radius = rng.uniform(11, 15)
     cx, cy = left + radius + rng.uniform(5, 12), top + radius + 6
@@ -213,7 +282,15 @@ def _crash(c: Canvas, code: str) -> None:
     c.caption("crash", cy, ink, (cx + radius + left + width) / 2, rng.uniform(14, 18))
     number_y = cy + radius + 6 + size * 0.5 + rng.uniform(0, 6)
     slack = max(0.0, (width - pitch * 4) / 2)
-    c.number(code, "", x + rng.uniform(-slack, slack), number_y, ink if light or rng.random() < 0.7 else (255, 235, 120), size, pitch)
+    c.number(
+        code,
+        "",
+        x + rng.uniform(-slack, slack),
+        number_y,
+        ink if light or rng.random() < 0.7 else (255, 235, 120),
+        size,
+        pitch,
+    )
     button = number_y + size * 0.55 + 3
     c.box(x - width * 0.18, button, x + width * 0.18, bottom - 5, _colour(rng, 60, 190), 5)
 
@@ -269,7 +346,13 @@ def _spinner(c: Canvas) -> None:
         weight = ((dot + turn) % dots + 1) / dots
         angle = dot * 2 * math.pi / dots
         shade = tuple(int(p + (i - p) * weight) for p, i in zip(c.paper, c.ink, strict=True))
-        c.ellipse(x + size * math.cos(angle), y + size * math.sin(angle), size * 0.18, size * 0.18, (shade[0], shade[1], shade[2]))
+        c.ellipse(
+            x + size * math.cos(angle),
+            y + size * math.sin(angle),
+            size * 0.18,
+            size * 0.18,
+            (shade[0], shade[1], shade[2]),
+        )
     if rng.random() < 0.5:
         c.caption("spinner", y + size * 1.5)
 
@@ -281,7 +364,9 @@ def _login(c: Canvas) -> None:
     head, body = c.unit * 0.1, _colour(rng, 80, 180)
     top = y - c.unit * 0.28
     c.ellipse(x, top, head, head, body)
-    c.draw.pieslice(c._points(x - head * 1.7, top + head * 0.9, x + head * 1.7, top + head * 3.6), 180, 360, body)
+    c.draw.pieslice(
+        c._points(x - head * 1.7, top + head * 0.9, x + head * 1.7, top + head * 3.6), 180, 360, body
+    )
     half, red = (c.right - c.left) * 0.36, _red(rng)
     for row in range(2):
         y0 = top + head * 2.6 + row * 28
@@ -309,7 +394,10 @@ def _heat(c: Canvas) -> None:
     x, y = c.middle
     size = c.unit * rng.uniform(0.25, 0.32)
     top = y - size
-    c.polygon([(x, top), (x - size, top + size * 1.6), (x + size, top + size * 1.6)], (250, rng.randint(140, 195), rng.randint(0, 40)))
+    c.polygon(
+        [(x, top), (x - size, top + size * 1.6), (x + size, top + size * 1.6)],
+        (250, rng.randint(140, 195), rng.randint(0, 40)),
+    )
     c.box(x - 4, top + size * 0.5, x + 4, top + size * 1.2, (200, 20, 20), 3)
     c.ellipse(x, top + size * 1.28, 8, 8, (200, 20, 20))
     c.caption("heat", top + size * 1.6 + 14)
@@ -319,10 +407,15 @@ def _update(c: Canvas) -> None:
     """A round arrow above a progress bar that stopped, crossed out."""
     rng = c.rng
     x, y = c.middle
-    size, green = c.unit * rng.uniform(0.17, 0.23), (rng.randint(30, 80), rng.randint(120, 170), rng.randint(40, 120))
+    size, green = (
+        c.unit * rng.uniform(0.17, 0.23),
+        (rng.randint(30, 80), rng.randint(120, 170), rng.randint(40, 120)),
+    )
     top = y - size * 0.7
     c.arc(x, top, size, 30, 320, green, max(5.0, size / 4))
-    c.polygon([(x + size * 0.5, top - size * 0.7), (x + size * 1.4, top - size * 0.7), (x + size, top)], green)
+    c.polygon(
+        [(x + size * 0.5, top - size * 0.7), (x + size * 1.4, top - size * 0.7), (x + size, top)], green
+    )
     half, bar = (c.right - c.left) * 0.34, top + size * 1.4
     c.box(x - half, bar, x + half, bar + 12, None, 2, c.ink, 2)
     c.box(x - half, bar, x + half * rng.uniform(-0.4, 0.4), bar + 12, green, 2)
@@ -333,8 +426,16 @@ def _update(c: Canvas) -> None:
 
 
 _PLAIN: dict[str, Callable[[Canvas], None]] = {
-    "normal": _normal, "crack": _crack, "black": _black, "network": _network, "storage": _storage, "spinner": _spinner,
-    "login": _login, "bluescreen": _bluescreen, "heat": _heat, "update": _update,
+    "normal": _normal,
+    "crack": _crack,
+    "black": _black,
+    "network": _network,
+    "storage": _storage,
+    "spinner": _spinner,
+    "login": _login,
+    "bluescreen": _bluescreen,
+    "heat": _heat,
+    "update": _update,
 }
 
 
@@ -354,7 +455,10 @@ def _device(kind: str, rng: Random, scale: float) -> Canvas:
     c.box(x0, y0, x1, y1, case, rng.uniform(6, 16) if phone else 5)
     if not phone:
         base = (min(255, case[0] + 60), min(255, case[1] + 60), min(255, case[2] + 60))
-        c.polygon([(x0 - 2, y1), (x1 + 2, y1), (min(width, x1 + 6), height - 2), (max(0.0, x0 - 6), height - 2)], base)
+        c.polygon(
+            [(x0 - 2, y1), (x1 + 2, y1), (min(width, x1 + 6), height - 2), (max(0.0, x0 - 6), height - 2)],
+            base,
+        )
     border = rng.uniform(3, 7)
     c.left, c.top, c.right, c.bottom = x0 + border, y0 + border, x1 - border, y1 - border
     light = rng.random() < 0.5
@@ -385,7 +489,9 @@ def _photograph(c: Canvas, rng: Random) -> tuple[Image.Image, list[Mark]]:
     marks = []
     for digit, place, x, y in c.digits:
         dx, dy = x - c.width / 2, y - c.height / 2
-        marks.append(Mark(digit, place, 0.5 + (dx * cos + dy * sin) / c.width, 0.5 + (dy * cos - dx * sin) / c.height))
+        marks.append(
+            Mark(digit, place, 0.5 + (dx * cos + dy * sin) / c.width, 0.5 + (dy * cos - dx * sin) / c.height)
+        )
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), marks
 
 
@@ -401,6 +507,9 @@ def draw_screen(kind: str, rng: Random, scale: float | None = None, photograph: 
         _battery(c, percent)
     else:
         _PLAIN[kind](c)
-    image, marks = _photograph(c, rng) if photograph else (c.image, [
-        Mark(digit, place, x / c.width, y / c.height) for digit, place, x, y in c.digits])
+    image, marks = (
+        _photograph(c, rng)
+        if photograph
+        else (c.image, [Mark(digit, place, x / c.width, y / c.height) for digit, place, x, y in c.digits])
+    )
     return Screen(kind, image, code, percent, marks)

@@ -49,6 +49,7 @@ class AsyncClient:
         self._headers = wire.headers(metadata)
         self._target, self._credentials = wire.target(url), wire.credentials(tls)
         self._connection: _Connection | None = None
+        self._closed = False
 
     async def chat(
         self,
@@ -85,6 +86,8 @@ class AsyncClient:
         **options: Unpack[Options],
     ) -> AsyncChatStream:
         """The answer piece by piece; as `Client.stream`, an async context manager and an async iterator."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
         request = build(messages, images, videos, options, request_id)
         generation = Generation(
             request.id,
@@ -118,6 +121,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection; streams under way are cancelled."""
+        self._closed = True
         if self._connection:
             await self._connection.channel.close()
 
@@ -283,6 +287,6 @@ class AsyncChatStream:
             call.cancel()
 
     def _task_is_cancelled(self) -> bool:
-        """Whether it is the running task that was cancelled; Python 3.10 cannot tell, so there `cancel` decides."""
+        """Whether the running task was cancelled. Python 3.10 cannot tell; there `cancel` decides."""
         cancelling = getattr(asyncio.current_task(), "cancelling", None)
         return bool(cancelling()) if cancelling else not self._left.is_set()

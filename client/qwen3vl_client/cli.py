@@ -17,7 +17,7 @@ from qwen3vl_client.arguments import client_of, options_of, parse
 from qwen3vl_client.client import Client
 from qwen3vl_client.errors import ClientError, Interrupted, InvalidRequest, TimedOut, Unavailable, Unreachable
 from qwen3vl_client.reply import Reply
-from qwen3vl_client.terminal import Conversation, printable, show
+from qwen3vl_client.terminal import Conversation, printable, show, why
 
 _CODES = ((InvalidRequest, 3), (Unavailable, 4), (TimedOut, 5), (Interrupted, 6), (ClientError, 1))
 
@@ -27,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         client = client_of(arguments)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        return _complain(why(error), 2)
+    except ValueError as error:
         return _complain(str(error), 2)
     try:
         with client:
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _complain(str(error), 2)
+        return _complain(why(error), 2)
     except KeyboardInterrupt:
         return _complain("cancelled", 130)
 

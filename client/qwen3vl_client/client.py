@@ -105,6 +105,8 @@ class Client:
         A context manager and an iterator; leaving it early cancels the request on the server. The request is
         sent when the first chunk is asked for.
         """
+        if self._closed:
+            raise RuntimeError("the client is closed")
         request = build(messages, images, videos, options, request_id)
         generation = Generation(
             request.id,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from tritonclient.grpc import service_pb2
 
-from qwen3vl_client.errors import InvalidOption
+from qwen3vl_client.errors import InvalidMessages, InvalidOption
 from qwen3vl_client.media import Media, image_bytes, video_bytes
 
 if TYPE_CHECKING:
@@ -77,7 +77,10 @@ def build(
         messages = [_question(messages, len(loose_images), len(loose_videos))]
     chat, image_files, video_files = _split(messages, loose_images, loose_videos)
     request = service_pb2.ModelInferRequest(model_name=MODEL, id=request_id or uuid.uuid4().hex)
-    _add_strings(request, "messages", [json.dumps(chat, ensure_ascii=False).encode()])
+    try:
+        _add_strings(request, "messages", [json.dumps(chat, ensure_ascii=False).encode()])
+    except UnicodeEncodeError as error:
+        raise InvalidMessages("field 'messages': got a lone surrogate; allowed: valid Unicode") from error
     if image_files:
         _add_strings(request, "images", image_files)
     if video_files:
@@ -170,9 +173,9 @@ def _set_option(request: InferRequest, name: str, value: Any) -> None:
             raise InvalidOption(f"field '{name}': got {value}; allowed: a finite number")
         parameter.double_param = value
     elif isinstance(value, str):
-        parameter.string_param = json.dumps([value], ensure_ascii=False) if name == "stop" else value
+        parameter.string_param = json.dumps([value]) if name == "stop" else value
     elif isinstance(value, list | tuple):
-        parameter.string_param = json.dumps(list(value), ensure_ascii=False)
+        parameter.string_param = json.dumps(list(value))
     else:
         raise InvalidOption(
             f"field '{name}': got {value!r}; allowed: a number, true or false, a string, a list of strings"

@@ -27,6 +27,11 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
+def why(error: OSError) -> str:
+    """The file and what is wrong with it."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
 def show(stream: ChatStream) -> None:
     """Writes the answer as it comes, and ends the line that it began, however the answer ends."""
     try:
@@ -74,7 +79,7 @@ class Conversation:
             try:
                 self.attach(command[1:], argument)
             except OSError as error:
-                print(f"qwen3vl: {error}", file=sys.stderr)
+                print(f"qwen3vl: {why(error)}", file=sys.stderr)
         elif command == "/reset":
             self.reset()
         elif command == "/help":

@@ -40,14 +40,18 @@ def test_existing_engines_need_force_and_foreign_output_is_never_touched(
     assert [path.name for path in foreign.iterdir()] == ["cat.jpg"]
 
 
-def test_a_killed_build_leaves_no_half_engine_and_the_next_one_cleans_up(demo_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_killed_build_leaves_no_half_engine_and_the_next_one_cleans_up(
+    demo_checkpoint: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "engines"
     killed = _stopped_build(demo_checkpoint, output)
     killed.kill()
     killed.wait()
     assert not output.exists()
     assert _staging(output), "the kill came too early to show anything"
-    assert main([str(demo_checkpoint), "--target", "openvino", "--output", str(output), "--weights", "f32"]) == 0
+    assert (
+        main([str(demo_checkpoint), "--target", "openvino", "--output", str(output), "--weights", "f32"]) == 0
+    )
     Manifest.read(output, check_files=True)
     assert not _staging(output)
 
@@ -67,7 +71,10 @@ def test_a_running_build_is_not_taken_for_a_killed_one(demo_checkpoint: Path, tm
     running = _stopped_build(demo_checkpoint, output)
     staging = _staging(output)
     try:
-        assert main([str(demo_checkpoint), "--target", "openvino", "--output", str(output), "--weights", "f32"]) == 0
+        assert (
+            main([str(demo_checkpoint), "--target", "openvino", "--output", str(output), "--weights", "f32"])
+            == 0
+        )
         assert _staging(output) == staging
     finally:
         running.kill()
@@ -76,7 +83,16 @@ def test_a_running_build_is_not_taken_for_a_killed_one(demo_checkpoint: Path, tm
 
 def _stopped_build(checkpoint: Path, output: Path) -> subprocess.Popen[bytes]:
     """A build that is stopped (SIGSTOP) as soon as it has written something."""
-    command = [sys.executable, "-m", "build_engine", str(checkpoint), "--target", "openvino", "--output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "build_engine",
+        str(checkpoint),
+        "--target",
+        "openvino",
+        "--output",
+        str(output),
+    ]
     build = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not any(any(path.iterdir()) for path in _staging(output)):

@@ -1,9 +1,10 @@
-"""The engines against transformers in float32: every visual row, the logits, the greedy tokens, on every shape."""
+"""The engines against transformers in float32: every visual row, the logits, the greedy tokens, on every
+shape.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ def test_odd_grids_alone_and_in_company_equal_transformers(
     random = np.random.default_rng(7)
     for others in ((), ((1, 8, 8),), ((2, 4, 10), (1, 2, 2))):
         grids = np.array([grid, *others], np.int32)
-        pixels = random.integers(0, 256, (grids.prod(1).sum(), trial.manifest.vision.patch_values), dtype=np.uint8)
+        pixels = random.integers(
+            0, 256, (grids.prod(1).sum(), trial.manifest.vision.patch_values), dtype=np.uint8
+        )
         rows, expected = trial.encode(pixels, grids), reference.encode(pixels, grids)
         assert rows.shape == expected.shape
         assert np.abs(rows - expected).max() < EXACT * expected.std()
@@ -84,7 +87,9 @@ def test_another_picture_in_the_batch_changes_no_bit_of_the_first(
 
 def test_frames_of_a_video_do_not_see_each_other(pair: tuple[Transformers, Trial]) -> None:
     trial = pair[1]
-    pixels = np.random.default_rng(5).integers(0, 256, (3 * 24, trial.manifest.vision.patch_values), dtype=np.uint8)
+    pixels = np.random.default_rng(5).integers(
+        0, 256, (3 * 24, trial.manifest.vision.patch_values), dtype=np.uint8
+    )
     changed = pixels.copy()
     changed[24:48] = 255 - changed[24:48]
     whole, other = (trial.encode(made, np.array([[3, 4, 6]], np.int32)) for made in (pixels, changed))
@@ -96,11 +101,15 @@ def test_frames_of_a_video_do_not_see_each_other(pair: tuple[Transformers, Trial
 def test_the_onnx_model_gives_the_same_rows_in_onnxruntime(
     demo_engines: Path, pair: tuple[Transformers, Trial]
 ) -> None:
-    session = onnxruntime.InferenceSession(str(demo_engines / VISION_ENCODER_ONNX), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(demo_engines / VISION_ENCODER_ONNX), providers=["CPUExecutionProvider"]
+    )
     vision = pair[1].manifest.vision
     for grids in ([[1, 8, 12], [1, 16, 4], [1, 6, 6]], [[1, 2, 2]], [[2, 10, 6], [1, 22, 8]]):
         grid_thw = np.array(grids, np.int32)
-        pixels = np.random.default_rng(2).integers(0, 256, (grid_thw.prod(1).sum(), vision.patch_values), dtype=np.uint8)
+        pixels = np.random.default_rng(2).integers(
+            0, 256, (grid_thw.prod(1).sum(), vision.patch_values), dtype=np.uint8
+        )
         inputs = plan(grid_thw, vision).inputs()
         (rows,) = session.run(None, {"pixel_patches": pixels, **inputs})
         expected = pair[0].encode(pixels, grid_thw)
@@ -108,7 +117,10 @@ def test_the_onnx_model_gives_the_same_rows_in_onnxruntime(
 
 
 def test_the_grid_inputs_equal_what_transformers_computes(pair: tuple[Transformers, Trial]) -> None:
-    from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
+    from transformers.vision_utils import (
+        get_vision_interpolation_indices_and_weights,
+        get_vision_position_ids,
+    )
 
     visual, vision = pair[0].model.model.visual, pair[1].manifest.vision
     grids = [(1, height, width) for height in range(2, 60, 6) for width in (2, 14, 32, 46)] + [(3, 6, 8)]
@@ -125,11 +137,15 @@ def test_the_grid_inputs_equal_what_transformers_computes(pair: tuple[Transforme
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 32, 50])
-def test_chunked_prefill_gives_the_logits_of_a_whole_prefill(chunk: int, pair: tuple[Transformers, Trial]) -> None:
+def test_chunked_prefill_gives_the_logits_of_a_whole_prefill(
+    chunk: int, pair: tuple[Transformers, Trial]
+) -> None:
     reference, trial = pair
     sample = _long_sample(trial)
     _, expected = reference.answer(sample, 1)
-    request = trial.request(virtual_ids(sample, trial.manifest), *reference.rotary(sample, 1), _rows(sample, trial))
+    request = trial.request(
+        virtual_ids(sample, trial.manifest), *reference.rotary(sample, 1), _rows(sample, trial)
+    )
     logits = np.zeros(0)
     while request.past < len(request.ids):
         logits = trial.step([(request, min(chunk, len(request.ids) - request.past))])
@@ -173,8 +189,8 @@ def test_requests_in_one_ragged_batch_get_their_own_logits(pair: tuple[Transform
 def test_compressed_engines_compute_with_exactly_the_rounded_weights(
     weights: str, random_checkpoint: Callable[[str], Path], engines_of: EnginesOf
 ) -> None:
-    """Against transformers with the same rounded weights only the arithmetic differs, so a wrong scale, group or
-    transposition cannot hide behind quantisation error. Compared in float32 and with a float32 KV cache.
+    """Against transformers with the same rounded weights only the arithmetic differs, so a wrong scale, group
+    or transposition cannot hide behind quantisation error. Compared in float32 and with a float32 KV cache.
     """
     checkpoint = random_checkpoint("untied")
     directory = engines_of(checkpoint, weights)
@@ -188,7 +204,8 @@ def test_compressed_engines_compute_with_exactly_the_rounded_weights(
         assert np.abs(logits - expected).max() < 1e-3 * expected.std(), sample.name
 
 
-# Mean error of an output, as a part of its standard deviation, and greedy tokens that agree, on the demo checkpoint.
+# Mean error of an output, as a part of its standard deviation, and greedy tokens that agree, on the demo
+# checkpoint.
 MEASURED = {"bf16": (0.03, 0.95), "int8": (0.06, 0.9), "int4": (0.6, 0.6)}
 
 
@@ -205,7 +222,9 @@ def test_errors_of_compressed_engines_stay_near_the_measured_ones(
         comparisons, same = compare(sample, pair[0], trial)
         worst = max(worst, *(made.mean / made.spread for made in comparisons))
         agreed += same
-    print(f"{weights}: worst mean error {worst:.4f} std, greedy tokens {agreed} of {len(samples) * NEW_TOKENS}")
+    print(
+        f"{weights}: worst mean error {worst:.4f} std, greedy tokens {agreed} of {len(samples) * NEW_TOKENS}"
+    )
     assert worst < allowed
     assert agreed >= least_agreement * len(samples) * NEW_TOKENS
 
@@ -227,7 +246,7 @@ def _rows(sample: Sample, trial: Trial) -> np.ndarray | None:
 @torch.no_grad()
 def _round_weights(model: torch.nn.Module, weights: str) -> None:
     for name, parameter in model.named_parameters():
-        if parameter.ndim != 2 or "language_model" not in name and "lm_head" not in name:
+        if parameter.ndim != 2 or ("language_model" not in name and "lm_head" not in name):
             continue
         vocabulary = "embed_tokens" in name or "lm_head" in name
         values = parameter.numpy()

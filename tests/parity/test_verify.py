@@ -1,4 +1,6 @@
-"""The command `verify`: passes on good engines, names what is wrong with bad ones, refuses what it cannot compare."""
+"""The command `verify`: passes on good engines, names what is wrong with bad ones, refuses what it cannot
+compare.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def test_a_spoiled_deepstack_level_is_named_and_fails(
     assert main(["verify", str(engines), str(demo_checkpoint)]) == 1
     wrong = [line for line in capsys.readouterr().out.splitlines() if line.endswith("TOO FAR")]
     assert any(line.startswith("one image: deepstack level 1") for line in wrong)
-    assert not any("merged feature" in line or "deepstack level 0" in line or "text:" in line for line in wrong)
+    assert not any(
+        "merged feature" in line or "deepstack level 0" in line or "text:" in line for line in wrong
+    )
 
 
 def test_what_cannot_be_compared_is_refused(
@@ -56,7 +60,12 @@ def test_what_cannot_be_compared_is_refused(
     refusals: list[tuple[Path, Path, Callable[[], object], str]] = [
         (engines, other, lambda: None, "another checkpoint"),
         (tmp_path, demo_checkpoint, lambda: None, "not an engine directory"),
-        (engines, demo_checkpoint, lambda: (engines / "language_model/model.bin").write_bytes(b"x"), "was changed"),
+        (
+            engines,
+            demo_checkpoint,
+            lambda: (engines / "language_model/model.bin").write_bytes(b"x"),
+            "was changed",
+        ),
         (engines, demo_checkpoint, lambda: (engines / "language_model/model.bin").unlink(), "is missing"),
     ]
     for directory, checkpoint, spoil, message in refusals:

@@ -62,7 +62,7 @@ def raw(grpc_url: str) -> Callable[..., str]:
         with triton.InferenceServerClient(grpc_url) as stock:
             stock.start_stream(lambda result, error: answers.put((result, error)))
             stock.async_stream_infer("qwen3_vl", inputs, parameters=dict(parameters or {}))
-            result, error = answers.get(timeout=60)
+            _, error = answers.get(timeout=60)
             stock.stop_stream(cancel_requests=True)
         return "" if error is None else str(error.message())
 

@@ -17,7 +17,7 @@ TOKENS = 64
 
 
 def asked(client: Client, conversation: Conversation, **options: object) -> list[int]:
-    """Token ids of the served answer, end token not included."""
+    """Token ids of the served answer, the end token included if it came."""
     reply = client.chat(
         list(conversation.messages),
         images=list(conversation.images),
@@ -25,15 +25,12 @@ def asked(client: Client, conversation: Conversation, **options: object) -> list
         max_tokens=TOKENS,
         **options,
     )
-    assert reply.finish_reason == ("length" if len(reply.token_ids) == TOKENS else "stop")
     return list(reply.token_ids)
 
 
 def expected(reference: Reference, conversation: Conversation) -> list[int]:
-    """What transformers answers, end token cut off."""
-    tokens = reference.answer(conversation, TOKENS)
-    ends = reference.model.generation_config.eos_token_id
-    return tokens[:-1] if tokens[-1] in (ends if isinstance(ends, list) else [ends]) else tokens
+    """What transformers answers."""
+    return reference.answer(conversation, TOKENS)
 
 
 @pytest.fixture(scope="session")

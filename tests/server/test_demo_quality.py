@@ -109,7 +109,7 @@ def test_the_score_falls_without(
 
 
 def test_the_black_screen_of_the_mission(demo_checkpoint: Path, engines_of: Callable[..., Path]) -> None:
-    picture = Path("build_engine/demo/pictures/black_phone.png")
+    picture = Path("build_engine/demo/pictures/black_phone.jpg")
     with serving(engines_of(demo_checkpoint, "int8")) as server, Client(server.grpc_url) as client:
         answer = client.chat("我的手机打不开，怎么办？", images=[picture], max_tokens=200).text
     for word in ("黑屏", "电源", "充电", "售后"):

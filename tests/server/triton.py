@@ -70,7 +70,9 @@ def serving(engines: Path, expect_exit: int | None = 0, arguments: tuple[str, ..
         assert not left, f"processes left behind: {left}\n{server.log()}"
         shared = list(Path("/dev/shm").glob(f"qwen3vl-serve-{server.process.pid}-*"))
         # A supervisor that was killed cannot tidy up; the next one does it.
-        assert not shared or server.process.returncode == -signal.SIGKILL, f"shared memory left behind: {shared}"
+        assert not shared or server.process.returncode == -signal.SIGKILL, (
+            f"shared memory left behind: {shared}"
+        )
 
 
 def _start(engines: Path, directory: Path, arguments: tuple[str, ...]) -> Server:

@@ -1,4 +1,6 @@
-"""Reading a checkpoint: both spellings of config.json, defaults that transformers leaves out, shards, data types."""
+"""Reading a checkpoint: both spellings of config.json, defaults that transformers leaves out, shards, data
+types.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from build_engine.checkpoint import Checkpoint, Deepstack, chat_template
+from build_engine.checkpoint import Checkpoint, chat_template
+from build_engine.facts import Deepstack
 from build_engine.shards import Shards
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, demo_checkpoint: Path) -> Path:
     def link_weights(source: str, target: str) -> object:
-        return os.symlink(source, target) if source.endswith(".safetensors") else shutil.copyfile(source, target)
+        return (
+            os.symlink(source, target) if source.endswith(".safetensors") else shutil.copyfile(source, target)
+        )
 
     return shutil.copytree(demo_checkpoint, tmp_path / "checkpoint", copy_function=link_weights)
 

@@ -30,7 +30,9 @@ def refused(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
     def run(*options: str, source: Path = checkpoint, output: Path = tmp_path / "engines") -> str:
         before = sorted(tmp_path.rglob("*"))
-        code = main([str(source), "--target", "openvino", "--output", str(output), "--weights", "f32", *options])
+        code = main(
+            [str(source), "--target", "openvino", "--output", str(output), "--weights", "f32", *options]
+        )
         assert code == 2
         assert sorted(tmp_path.rglob("*")) == before, "a refused build wrote something"
         message = capsys.readouterr().err.splitlines()[-1]
@@ -71,26 +73,32 @@ WRONG_CONFIGS = {
         "mixture of experts",
     ),
     "another architecture": Wrong(
-        lambda c: c.update(architectures=["Qwen2VLForConditionalGeneration"]), "'Qwen2VLForConditionalGeneration'"
+        lambda c: c.update(architectures=["Qwen2VLForConditionalGeneration"]),
+        "'Qwen2VLForConditionalGeneration'",
     ),
     "quantised": Wrong(lambda c: c.update(quantization_config={}), "build from the unquantised checkpoint"),
     "a depth in words": Wrong(lambda c: c["vision_config"].update(depth="many"), "depth is 'many'"),
     "no text_config": Wrong(lambda c: c.pop("text_config"), "text_config is missing"),
     "another shape": Wrong(lambda c: c["text_config"].update(intermediate_size=100), "has shape [576, 224]"),
     "more layers than weights": Wrong(
-        lambda c: c["text_config"].update(num_hidden_layers=9), "'model.language_model.layers.4.input_layernorm.weight'"
+        lambda c: c["text_config"].update(num_hidden_layers=9),
+        "'model.language_model.layers.4.input_layernorm.weight'",
     ),
     "untied without a head": Wrong(lambda c: c.update(tie_word_embeddings=False), "'lm_head.weight'"),
     "yarn": Wrong(lambda c: c["text_config"]["rope_parameters"].update(rope_type="yarn"), "rope_type 'yarn'"),
     "no rope theta": Wrong(lambda c: c["text_config"]["rope_parameters"].pop("rope_theta"), "rope_theta"),
     "another activation": Wrong(lambda c: c["text_config"].update(hidden_act="relu"), "hidden_act 'relu'"),
     "a level beyond the tower": Wrong(
-        lambda c: c["vision_config"].update(deepstack_visual_indexes=[2, 9]), "deepstack_visual_indexes is [2, 9]"
+        lambda c: c["vision_config"].update(deepstack_visual_indexes=[2, 9]),
+        "deepstack_visual_indexes is [2, 9]",
     ),
     "the same level twice": Wrong(
-        lambda c: c["vision_config"].update(deepstack_visual_indexes=[2, 2]), "deepstack_visual_indexes is [2, 2]"
+        lambda c: c["vision_config"].update(deepstack_visual_indexes=[2, 2]),
+        "deepstack_visual_indexes is [2, 2]",
     ),
-    "widths that do not meet": Wrong(lambda c: c["vision_config"].update(out_hidden_size=64), "out_hidden_size 64"),
+    "widths that do not meet": Wrong(
+        lambda c: c["vision_config"].update(out_hidden_size=64), "out_hidden_size 64"
+    ),
     "a special token outside": Wrong(lambda c: c.update(image_token_id=99999), "special token id"),
 }
 
@@ -175,7 +183,9 @@ def test_limits_that_cannot_be(options: tuple[str, ...], message: str, refused: 
     assert message in refused(*options)
 
 
-def test_tensorrt_llm_is_announced_not_half_done(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tensorrt_llm_is_announced_not_half_done(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(checkpoint), "--target", "tensorrt-llm", "--output", str(tmp_path / "engines")]) == 2
     assert "not in this version" in capsys.readouterr().err
 

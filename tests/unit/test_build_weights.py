@@ -80,7 +80,9 @@ def test_openvino_multiplies_with_exactly_the_stored_values(scheme: str, width: 
     values = _values(72, width)
     weights = Weights(cast(Any, SimpleNamespace()))
     x = ops.parameter(PartialShape([-1, width]), Type.f32)
-    model = ov.Model([ops.result(ops.matmul(x, weights.compressed(values, scheme), False, True))], [x], "one_layer")
+    model = ov.Model(
+        [ops.result(ops.matmul(x, weights.compressed(values, scheme), False, True))], [x], "one_layer"
+    )
     exact = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
     given = np.random.default_rng(tokens).standard_normal((tokens, width)).astype(np.float32)
     made = ov.Core().compile_model(model, "CPU", exact)(given)[0]

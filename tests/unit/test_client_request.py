@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from qwen3vl_client.errors import InvalidImage, InvalidOption, InvalidVideo
+from qwen3vl_client.errors import InvalidImage, InvalidMessages, InvalidOption, InvalidVideo
 from qwen3vl_client.request import MODEL, build
 from qwen3vl_client.request import Options as ClientOptions
 
@@ -164,6 +164,11 @@ def test_addresses_of_the_web_are_refused_with_advice() -> None:
         build("?", images="https://example.org/a.png")
     with pytest.raises(InvalidVideo, match="download it first"):
         build([{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "http://a/b.mp4"}}]}])
+
+
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(InvalidMessages, match="valid Unicode"):
+        build("half: \ud83d")
 
 
 def test_missing_file_is_an_ordinary_file_error(tmp_path: Path) -> None:

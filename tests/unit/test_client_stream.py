@@ -251,7 +251,13 @@ def test_limits_follow_the_course_of_an_answer() -> None:
     clock.now += 4
     assert (made.message_limit().which, made.message_limit().seconds) == ("first_token", 6)
     made.receive(respond(Piece("a")))
-    clock.now += 14
+    for _ in range(5):
+        assert (made.message_limit().which, made.message_limit().seconds) == (
+            "idle",
+            3,
+        )  # anew for each piece
+        clock.now += 1
+    clock.now += 9
     assert (made.message_limit().which, made.message_limit().seconds) == ("total", 2)
 
 

@@ -6,6 +6,7 @@ from build_engine.manifest import Manifest
 from ensemble.contract import CONTRACT, ENTRY
 from ensemble.draining import is_draining
 from ensemble.gauges import DRAINING, IN_FLIGHT, Gauges
+from ensemble.loopback import Loopback
 from ensemble.postprocessing.detokenizer import Vocabulary
 from ensemble.postprocessing.frontend import Frontend
 from ensemble.triton_io import EntryCall, TritonIO, load
@@ -18,11 +19,12 @@ class TritonPythonModel:
         vocabulary = Vocabulary.read(config.engines / "checkpoint" / "tokenizer.json")
         self.frontend = Frontend(manifest, vocabulary, config.max_inflight)
         self.io = TritonIO(pb_utils, CONTRACT[ENTRY])
+        self.loopback = Loopback()
         self.gauges = Gauges(pb_utils, self.numbers)
 
     def execute(self, requests):
         for request in requests:
-            self.frontend.submit(EntryCall(self.io, request))
+            self.frontend.submit(EntryCall(self.io, self.loopback, request))
 
     def numbers(self):
         draining = is_draining()
@@ -33,5 +35,5 @@ class TritonPythonModel:
 
     def finalize(self):
         self.frontend.close()
-        self.io.close()
+        self.loopback.close()
         self.gauges.close()

@@ -34,7 +34,11 @@ class TritonPythonModel:
 
     def numbers(self):
         prefix, cache = "qwen3vl_vision_cache", self.cache
-        return {f"{prefix}_bytes": cache.size_bytes, f"{prefix}_hits": cache.hits, f"{prefix}_misses": cache.misses}
+        return {
+            f"{prefix}_bytes": cache.size_bytes,
+            f"{prefix}_hits": cache.hits,
+            f"{prefix}_misses": cache.misses,
+        }
 
     def finalize(self):
         self.gauges.close()
