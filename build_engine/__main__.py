@@ -15,8 +15,8 @@ tokenizer.json, preprocessor_config.json, *.safetensors. Everything about its si
 weights (language model / vision encoder; see `verify` for the errors on your checkpoint):
   f32    exact: the answers of transformers in float32, token for token. 4 bytes a weight; for tests.
   bf16   the checkpoint's own precision. 2 bytes a weight.
-  int8   per output channel, vision int8. 1 byte a weight; 1.7 to 1.9 times as fast as bf16 for one user.
-  int4   groups of 128 or fewer, vocabulary and vision int8. Half a byte a weight; answers change more.
+  int8   per output channel, vision bf16. 1 byte a weight; 1.7 to 1.9 times as fast as bf16 for one user.
+  int4   groups of 128 or fewer, vocabulary int8, vision bf16. Half a byte a weight; answers change more.
 
 examples:
   python -m build_engine Qwen3-VL-2B-Instruct --target openvino --weights int8 --output engines/2b

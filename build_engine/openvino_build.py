@@ -15,9 +15,10 @@ from build_engine.openvino_ir import LANGUAGE_MODEL, VISION_ENCODER, VISION_ENCO
 from build_engine.vision import write_onnx
 from build_engine.weights import BITS_PER_WEIGHT, Weights
 
-# The tower is small beside the language model and its errors reach every later layer, so it is never below
-# int8.
-VISION_SCHEME = {"f32": "f32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
+# Measured on the demo checkpoint at int8: an int8 tower has 2.5 times the error of a bfloat16 one (1.2 % against
+# 0.5 % of a row's deviation) and adds a tenth to the error of the logits, where a bfloat16 one adds nothing. It
+# encodes many patches at once, so smaller weights would not make it faster either.
+VISION_SCHEME = {"f32": "f32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
 
 
 def write_vision_encoder(

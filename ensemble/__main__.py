@@ -12,6 +12,11 @@ from typing import Any
 from ensemble import repository
 from ensemble.config import DeploymentConfig
 
+_SERVE = """\
+Start Triton with the engines, wait until it is ready, and run until SIGINT or SIGTERM. Then requests in
+flight are finished and new ones refused; a second signal cuts them. Exit code 0: all were finished;
+1: something was cut, or died, or did not start; 2: something is missing.
+"""
 _EXAMPLES = """\
 examples:
   python -m ensemble serve --engines engines/demo-int8
@@ -35,9 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.add_parser(
             "serve",
             help="run a Triton server",
-            description="Start Triton with the engines, wait until it is ready, and run until SIGINT or SIGTERM. "
-            "Then requests in flight are finished and new ones refused. A second signal cuts them. "
-            "Exit code 0: all finished; 1: something was cut, or died; 2: something is missing.",
+            description=_SERVE,
             epilog=_EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

@@ -6,7 +6,8 @@ response without holding the GIL (triton-inference-server/python_backend pull re
 corrupts memory as soon as two threads run. With Triton 2.51, 16 to 32 streams at once ended the model's
 process within 15 s, 3 of 3 times, by "double free", a segmentation fault, or tensors of size 0; and where it
 did not crash it could stand still, each of three threads holding what the next one waits for (the GIL, the
-stub's table of streams, a stream), which no release that we have read mends. This way 2280 requests, a third of them cancelled, ran without an error, and a token costs the same within 20 %.
+stub's table of streams, a stream), which no release that we have read mends. This way 2280 requests, a third
+of them cancelled, ran without an error, and a token costs the same within 20 %.
 
 One call is one RPC whose request half is closed at once, so nothing stays open when the stream has ended.
 """

@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class TritonProcess:
             if output:
                 output.close()
         self.pid = self._process.pid
+        self.memory_kills_at_start = memory_kills()
         self._descriptors: list[int] = []
         self._stubs: dict[int, Stub] = {}  # by pidfd
         self._poll = select.poll()
@@ -132,6 +134,32 @@ def find_stubs(server: int) -> list[Stub]:
             if words and words[0].endswith(_STUB_WORD):
                 found.append(Stub(pid, _model_of(words)))
     return found
+
+
+def end_with_parent() -> None:
+    """In a stub: end as soon as Triton is gone.
+
+    A stub looks for itself, but it does so under a lock that Triton shares with it, and one that was killed while
+    it held the lock leaves stubs behind that wait for ever. (The kernel's death signal does not help here: it goes with
+    the thread that started the stub, which ends when the model is loaded.)
+    """
+    descriptor = os.pidfd_open(os.getppid())
+
+    def wait() -> None:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def memory_kills() -> int:
+    """Processes that the kernel killed for want of memory since it started."""
+    for line in Path("/proc/vmstat").read_text().splitlines():
+        if line.startswith("oom_kill "):
+            return int(line.split()[1])
+    return 0
 
 
 def _model_of(words: Sequence[str]) -> str:

@@ -35,7 +35,7 @@ from ensemble import draining, loopback, repository
 from ensemble.config import DeploymentConfig
 from ensemble.gauges import DRAINING, IN_FLIGHT
 from ensemble.preflight import Ports
-from ensemble.process import TritonProcess
+from ensemble.process import Stub, TritonProcess, memory_kills
 from ensemble.startup import StartError, explain, show_progress
 from ensemble.tritonserver import TritonServer
 
@@ -190,12 +190,19 @@ def _watch(process: TritonProcess, signals: _Signals) -> None:
 
 def _look(process: TritonProcess, seconds: float) -> None:
     stub = process.wait(seconds)
-    if process.returncode is not None:
-        raise ServerDiedError(f"tritonserver ended with exit code {process.returncode}")
-    if stub is not None:
-        raise ServerDiedError(
-            f"the Python process of model {stub.model} (pid {stub.pid}) died; the server ends with it"
-        )
+    if stub is not None or process.returncode is not None:
+        raise ServerDiedError(_obituary(process, stub))
+
+
+def _obituary(process: TritonProcess, stub: Stub | None) -> str:
+    who = (
+        f"the Python process of model {stub.model} (pid {stub.pid}) died; the server ends with it"
+        if stub
+        else f"tritonserver ended with exit code {process.returncode}"
+    )
+    if memory_kills() > process.memory_kills_at_start:
+        who += ". Meanwhile the kernel killed a process because memory ran out: give more, or lower kv_cache_bytes"
+    return who
 
 
 class ServerDiedError(RuntimeError):

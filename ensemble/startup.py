@@ -66,6 +66,8 @@ def explain(log: Path, returncode: int | None) -> str:
         ]
         if reasons and "already in use" in pattern.pattern:
             return f"{reasons[0]} was taken by another program in the meantime; start again"
+        # Triton writes line ends as \\n, and a Python traceback after the message.
+        reasons = [reason.split("\\n\\nAt:")[0].replace("\\n", "\n") for reason in reasons]
         if reasons:
             return "\n".join(dict.fromkeys(reasons))
     tail = "\n".join(text.splitlines()[-10:])

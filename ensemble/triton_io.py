@@ -28,6 +28,7 @@ from ensemble.errors import EngineFailure, InvalidOption, ServingError
 from ensemble.language_model.request import Output
 from ensemble.loopback import Loopback
 from ensemble.postprocessing.call import Failure
+from ensemble.process import end_with_parent
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
@@ -41,7 +42,8 @@ _log = logging.getLogger(__name__)
 
 
 def load(args: Mapping[str, str]) -> DeploymentConfig:
-    """The deployment that config.pbtxt carries; also sends this process' log to Triton's."""
+    """The deployment that config.pbtxt carries; also ties this process to Triton, its log and its end."""
+    end_with_parent()
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO,

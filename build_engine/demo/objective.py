@@ -96,7 +96,7 @@ def patchify(frames: Sequence[NDArray[np.uint8]]) -> tuple[torch.Tensor, torch.T
 
 
 def crop_batch(cache: PictureCache, rng: Random, count: int) -> VisionBatch:
-    """Numbers cut out of pictures: a quarter of the patches of a whole picture, all the digits."""
+    """Whole numbers cut out of pictures: a quarter of the patches of a picture, all of its digits."""
     width, height = rng.choice(((192, 96), (160, 96), (192, 64), (128, 96)))
     crops: list[NDArray[np.uint8]] = []
     targets: list[NDArray[np.int64]] = []
@@ -105,8 +105,12 @@ def crop_batch(cache: PictureCache, rng: Random, count: int) -> VisionBatch:
         full_height, full_width = picture.pixels.shape[:2]
         if not picture.digits or full_width < width or full_height < height:
             continue
-        x = float(np.mean([digit.x for digit in picture.digits])) - width / 2 + rng.uniform(-30, 30)
-        y = float(np.mean([digit.y for digit in picture.digits])) - height / 2 + rng.uniform(-28, 28)
+        xs, ys = [digit.x for digit in picture.digits], [digit.y for digit in picture.digits]
+        room = width - (max(xs) - min(xs)) - CELL
+        if room < 0:
+            continue
+        x = (min(xs) + max(xs) - width) / 2 + rng.uniform(-room, room) / 2
+        y = (min(ys) + max(ys) - height) / 2 + rng.uniform(-28, 28)
         left, top = int(min(max(x, 0), full_width - width)), int(min(max(y, 0), full_height - height))
         cut = varied(picture, rng, shift=0).cropped(left, top, width, height)
         crops.append(np.stack([cut.pixels, cut.pixels]))

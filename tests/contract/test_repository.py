@@ -75,7 +75,9 @@ def test_a_model_streams_exactly_if_the_contract_says_so(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_config_carries_the_deployment(name: str) -> None:
-    config = replace(DeploymentConfig(), engines=Path("/x y"), max_inflight=3, media=MediaLimits(max_images=2))
+    config = replace(
+        DeploymentConfig(), engines=Path("/x y"), max_inflight=3, media=MediaLimits(max_images=2)
+    )
     message = text_format.Parse(render(config)[name], model_config_pb2.ModelConfig())
     assert DeploymentConfig.from_json(message.parameters[PARAMETER].string_value) == config
 

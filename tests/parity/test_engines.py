@@ -4,7 +4,7 @@ shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,18 @@ EnginesOf = Callable[[Path, str], Path]
 EXACT = 1e-4  # of the standard deviation: float32 noise of two ways to add up
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The matrices are tiny: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def pair(demo_checkpoint: Path, demo_engines: Path) -> tuple[Transformers, Trial]:
-    trial = Trial(demo_engines)
+    trial = Trial(demo_engines, threads=1)
     return Transformers(demo_checkpoint, trial.manifest.vision), trial
 
 
@@ -35,7 +44,7 @@ def test_rows_logits_and_greedy_tokens_equal_transformers_on_every_shape(
     variant: str, random_checkpoint: Callable[[str], Path], engines_of: EnginesOf
 ) -> None:
     checkpoint = random_checkpoint(variant)
-    trial = Trial(engines_of(checkpoint, "f32"))
+    trial = Trial(engines_of(checkpoint, "f32"), threads=1)
     reference = Transformers(checkpoint, trial.manifest.vision)
     for sample in make_samples(trial.manifest):
         comparisons, agreed = compare(sample, reference, trial)
@@ -194,7 +203,7 @@ def test_compressed_engines_compute_with_exactly_the_rounded_weights(
     """
     checkpoint = random_checkpoint("untied")
     directory = engines_of(checkpoint, weights)
-    trial = Trial(directory, kv_cache_dtype="f32")
+    trial = Trial(directory, kv_cache_dtype="f32", threads=1)
     reference = Transformers(checkpoint, trial.manifest.vision)
     _round_weights(reference.model, weights)
     for sample in make_samples(trial.manifest)[:4]:
@@ -213,7 +222,7 @@ MEASURED = {"bf16": (0.03, 0.95), "int8": (0.06, 0.9), "int4": (0.6, 0.6)}
 def test_errors_of_compressed_engines_stay_near_the_measured_ones(
     weights: str, demo_checkpoint: Path, engines_of: EnginesOf, pair: tuple[Transformers, Trial]
 ) -> None:
-    trial = Trial(engines_of(demo_checkpoint, weights))
+    trial = Trial(engines_of(demo_checkpoint, weights), threads=1)
     allowed, least_agreement = MEASURED[weights]
     agreed = 0
     worst = 0.0
