@@ -41,7 +41,7 @@ from ensemble.tritonserver import TritonServer
 
 GRACE_S = 2.5
 """How long Triton may take to exit when nothing is in flight; it needs about 2 s."""
-_POLL_S = 0.1
+_POLL_S = 0.05
 _PREFIX = "qwen3vl-serve"
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from build_engine.demo.architecture import CELL
 from build_engine.demo.dialogue import KINDS
 from build_engine.demo.picture_cache import PictureCache
-from build_engine.demo.samples import NO_DIGIT, NO_PLACE, Sample, cells, varied
+from build_engine.demo.samples import NO_DIGIT, NO_PLACE, NOTHING, Sample, cells, varied
 from build_engine.demo.sequence import DIGIT_WEIGHT, KEY_WEIGHT, pack
 
 PATCH = CELL // 2
@@ -40,6 +40,7 @@ class Helpers(nn.Module):
         self.digits = nn.ModuleList([nn.Linear(width, NO_DIGIT + 1) for _ in range(1 + levels)])
         self.places = nn.ModuleList([nn.Linear(width, NO_PLACE + 1) for _ in range(1 + levels)])
         self.kind = nn.Linear(width, len(KINDS))
+        self.shown = nn.Linear(width, len(KINDS))
 
     def loss(
         self, features: Sequence[torch.Tensor], cells: torch.Tensor, kinds: torch.Tensor | None
@@ -59,6 +60,13 @@ class Helpers(nn.Module):
             mean = features[0].view(len(kinds), -1, features[0].shape[-1]).mean(1)
             total = total + F.cross_entropy(self.kind(mean).float(), kinds)
         return total
+
+    def shown_loss(self, hidden: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        """`hidden` [pictures, width]: the language model halfway up, at each <|vision_end|>; `shown`: the kind of what it ends.
+
+        With it "which picture" and "at which second" become a look-up of the kind that the question names.
+        """
+        return F.cross_entropy(self.shown(hidden).float(), shown, ignore_index=NOTHING)
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ class ChatBatch:
     grids: torch.Tensor
     cells: torch.Tensor | None
     kinds: torch.Tensor | None
+    shown: torch.Tensor
 
 
 def patchify(frames: Sequence[NDArray[np.uint8]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,11 +151,15 @@ def chat_batch(samples: Sequence[Sample], pad: int) -> ChatBatch:
         grids,
         torch.from_numpy(np.concatenate(held)) if held else None,
         torch.tensor(kinds) if kinds else None,
+        torch.tensor([kind for sample in samples for kind in sample.shown]),
     )
 
 
-def chat_losses(model: Any, helpers: Helpers, batch: ChatBatch, digit_ids: torch.Tensor) -> Losses:
-    """The losses "answer", "helper" and "read"; "digit" and "key" are the shares of right tokens, to watch.
+def chat_losses(
+    model: Any, helpers: Helpers, batch: ChatBatch, digit_ids: torch.Tensor, end_id: int
+) -> Losses:
+    """The losses "answer", "helper", "read" and "shown" (at `end_id`, <|vision_end|>), and what is only watched:
+    the shares of right "digit" and "key" tokens.
 
     "read" asks the language model to say, at a visual token that holds a digit, that digit (`digit_ids` [10]). What it can
     say there it can copy into an answer: without this, copying took several times as many steps to appear.
@@ -157,14 +170,17 @@ def chat_losses(model: Any, helpers: Helpers, batch: ChatBatch, digit_ids: torch
     embedded = language.embed_tokens(batch.ids)
     visual = (batch.ids == config.image_token_id) | (batch.ids == config.video_token_id)
     embedded = embedded.masked_scatter(visual[..., None].expand_as(embedded), vision.pooler_output)
-    hidden = language(
+    out_language = language(
         inputs_embeds=embedded,
         position_ids=batch.positions,
         attention_mask=batch.mask,
         visual_pos_masks=visual,
         deepstack_visual_embeds=list(vision.deepstack_features),
         use_cache=False,
-    ).last_hidden_state
+        output_hidden_states=True,
+    )
+    hidden = out_language.last_hidden_state
+    halfway = out_language.hidden_states[config.text_config.num_hidden_layers // 2]
     weights = batch.weights[:, 1:]
     learned = weights > 0
     logits = model.lm_head(hidden[:, :-1][learned]).float()
@@ -172,6 +188,8 @@ def chat_losses(model: Any, helpers: Helpers, batch: ChatBatch, digit_ids: torch
     losses = F.cross_entropy(logits, target, reduction="none")
     right = (logits.argmax(-1) == target).float().detach()
     out: Losses = {"answer": (losses * weight).sum() / weight.sum()}
+    if len(batch.shown):
+        out["shown"] = helpers.shown_loss(halfway[batch.ids == end_id], batch.shown)
     for name, value in (("digit", DIGIT_WEIGHT), ("key", KEY_WEIGHT)):
         if (weight == value).any():
             out[name] = right[weight == value].mean()

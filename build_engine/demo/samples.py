@@ -22,7 +22,7 @@ from build_engine.demo.dialogue import Answer, Language
 from build_engine.demo.picture_cache import Digit, Picture, PictureCache, Shape
 from build_engine.demo.sequence import Sequence3, Vocabulary
 
-NO_DIGIT, NO_PLACE = 10, 4
+NO_DIGIT, NO_PLACE, NOTHING = 10, 4, -100
 BRANCHES = 3
 CLIP_AREA = 83_000  # pixels of a raw frame in `clips.draw_clip`
 T = TypeVar("T")
@@ -32,13 +32,15 @@ Pixels = NDArray[np.uint8]
 @dataclass(frozen=True)
 class Sample:
     """One sequence, its frame pairs [2, height, width, 3] in prompt order, and what the helper losses learn from them:
-    the digit and place of each visual token (`cells`) and the kind of each picture. Clips have no helper targets.
+    the digit and place of each visual token (`cells`) and the kind of each picture. Clips have none of these.
+    `shown` is the kind behind each <|vision_end|> (`NOTHING` for the outer one of a clip).
     """
 
     sequence: Sequence3
     frames: tuple[Pixels, ...]
     cells: tuple[NDArray[np.int64], ...] = ()
     kinds: tuple[int, ...] = ()
+    shown: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class Sampler:
             for branch in range(1, BRANCHES + 1):
                 s.start_branch(branch, start)
                 self._branch(s, picture, first=branch == 1)
-        return Sample(s, (_pair(picture.pixels),), (cells(picture),), (dialogue.KINDS.index(picture.kind),))
+        kind = dialogue.KINDS.index(picture.kind)
+        return Sample(s, (_pair(picture.pixels),), (cells(picture),), (kind,), (kind,))
 
     def _branch(self, s: Sequence3, picture: Picture, first: bool) -> None:
         language, draw = self._language(), self.rng.random()
@@ -170,20 +173,23 @@ class Sampler:
                 question = self._pick(dialogue.ASK_NTH[language]).format(dialogue.ORDINALS[language][index])
                 answer = dialogue.diagnosis(language, shown.kind, shown.code, shown.percent)
             self._ask(s, question, answer)
+        indexes = tuple(dialogue.KINDS.index(picture.kind) for picture in pictures)
         return Sample(
             s,
             tuple(_pair(picture.pixels) for picture in pictures),
             tuple(cells(picture) for picture in pictures),
-            tuple(dialogue.KINDS.index(picture.kind) for picture in pictures),
+            indexes,
+            indexes,
         )
 
     def _clip(self, frames: int, shape: Shape) -> Sample:
         groups = self._groups(frames)
         kind = self.rng.choice([kind for kind in dialogue.KINDS if kind != "normal"])
-        before = self._frame("normal" if kind == "black" or self.rng.random() < 0.75 else "black", shape)
-        after, onset = self._frame(kind, shape), self.rng.randrange(1, len(groups))
+        start_kind = "normal" if kind == "black" or self.rng.random() < 0.75 else "black"
+        onset = self.rng.randrange(1, len(groups))
         if self.rng.random() < 0.08:
-            onset, before = len(groups), self._frame("normal", shape)
+            onset, start_kind = len(groups), "normal"
+        before, after = self._frame(start_kind, shape), self._frame(kind, shape)
         s = self._begin()
         s.open_turn("user")
         s.clip([group.time for group in groups], shape[0] // CELL, shape[1] // CELL)
@@ -202,8 +208,12 @@ class Sampler:
             moved = np.roll(pixels, offset, (0, 1)).astype(np.float32) * gain + shift
             return np.clip(moved + noise.integers(-3, 4, moved.shape), 0, 255).astype(np.uint8)
 
-        shown = [before if group < onset else after for group in range(len(groups))]
-        return Sample(s, tuple(np.stack([shot(pixels), shot(pixels)]) for pixels in shown))
+        order = [group < onset for group in range(len(groups))]
+        frames_shown = tuple(
+            np.stack([shot(before if early else after) for _ in range(2)]) for early in order
+        )
+        kinds = tuple(dialogue.KINDS.index(start_kind if early else kind) for early in order)
+        return Sample(s, frames_shown, shown=(*kinds, NOTHING))
 
     def _groups(self, frames: int) -> list[Group]:
         """Groups of a recording from which the processor takes this many frames."""

@@ -57,17 +57,17 @@ def chat_batches(
         pending: list[list[Sample]] = []
         for _ in range(4):
             draw = rng.random()
-            if draw < 0.56:
-                samples, size = sampler.singles(72), 8
-            elif draw < 0.80:
-                samples, size = sampler.pairs(30), 5
+            if draw < 0.42:
+                samples, size = sampler.singles(40), 8
+            elif draw < 0.74:
+                samples, size = sampler.pairs(40), 5
             else:
-                samples, size = sampler.clips(16), 4
+                samples, size = sampler.clips(24), 4
             samples.sort(key=lambda sample: len(sample.sequence.ids))
             pending += [samples[i : i + size] for i in range(0, len(samples), size)]
         rng.shuffle(pending)
         for samples in pending:
-            text = [sampler.text()] if rng.random() < 0.4 else []
+            text = [sampler.text()] if rng.random() < 0.6 else []
             yield objective.chat_batch([*samples, *text], pad)
 
 
@@ -99,14 +99,16 @@ class Stage:
     def run(
         self, batches: Iterator[Batch], losses: Callable[[Batch], Losses], save: Callable[[], None]
     ) -> None:
-        """Learn until the time is over. `losses` gives "answer", "helper" and "read" to minimise, the rest is shown."""
+        """Learn until the time is over. `losses` gives "answer", "helper", "read" and "shown" to minimise, the rest is shown."""
         seen: dict[str, float] = {}
         saved = time.monotonic()
         with tqdm(total=100, desc=self.name, unit="%", bar_format="{l_bar}{bar}| {elapsed} {postfix}") as bar:
             while self.done() < 1:
                 begun = time.monotonic()
                 made = losses(next(batches))
-                helper = made.get("helper", torch.zeros(())) + made.get("read", torch.zeros(()))
+                helper = sum(
+                    (made[name] for name in ("helper", "read", "shown") if name in made), torch.zeros(())
+                )
                 weight = 1.0 if "answer" not in made else 0.5 if self.done() < 0.5 else 0.2
                 loss = made.get("answer", torch.zeros(())) + weight * helper
                 self.learner.update(loss, self.done())
@@ -173,6 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
     vision.run(ahead(vision_batches(cache, rng, vision.done)), seen, lambda: None)
 
     vocabulary = Vocabulary(tokenizer)
+    end_id = vocabulary.control("vision_end")
     digit_ids = torch.tensor([vocabulary.encode(str(digit))[0] for digit in range(10)])
     with torch.no_grad():  # the vision stage's float32 weights, not their bfloat16 copies
         model.float()
@@ -188,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     joint.run(
         ahead(chat_batches(cache, vocabulary, rng, joint.done)),
-        lambda batch: objective.chat_losses(model, helpers, batch, digit_ids),
+        lambda batch: objective.chat_losses(model, helpers, batch, digit_ids, end_id),
         lambda: save_checkpoint(model, tokenizer, options.output),
     )
 

@@ -23,6 +23,8 @@ class TritonPythonModel:
         self.gauges = Gauges(pb_utils, self.numbers)
 
     def execute(self, requests):
+        if is_draining():
+            self.frontend.drain()
         for request in requests:
             self.frontend.submit(EntryCall(self.io, self.loopback, request))
 
