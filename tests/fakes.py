@@ -139,7 +139,7 @@ def request(
     """A request whose prompt is made of `parts`.
 
     An integer n is text of n tokens, the same for the same n and place; a pair (content, n) is a picture of n
-    visual tokens whose table rows, and extra id, depend on its content.
+    visual tokens whose table rows, and extra id, depend on its content and n.
     """
     ids: list[int] = []
     extra_ids: list[int] = []
@@ -153,7 +153,7 @@ def request(
         content, tokens = part
         first = VOCAB_SIZE + owned * sum(len(r) // owned for r in rows)
         ids += range(first, first + owned * tokens, owned)
-        extra_ids += [1000 + content] * tokens
+        extra_ids += [1 + content + 1000 * tokens] * tokens
         noise = np.random.default_rng((content, tokens, 7))
         rows.append(noise.standard_normal((owned * tokens, HIDDEN_SIZE)).astype(np.float32))
     return Request(

@@ -79,7 +79,7 @@ def test_bad_media(name: str, client: Client, still_answers: None) -> None:
     data, kind = BAD_MEDIA[name]
     with pytest.raises(InvalidRequest) as caught:
         client.chat(ONE, images=[data], max_tokens=4)
-    assert caught.value.name == kind
+    assert type(caught.value).__name__ == kind
     assert "images[0]" in str(caught.value)
 
 
@@ -91,7 +91,7 @@ def test_unusual_media_work(name: str, client: Client) -> None:
 def test_broken_video(client: Client, still_answers: None) -> None:
     with pytest.raises(InvalidRequest) as caught:
         client.chat([user(VIDEO, said("?"))], videos=[b"\0\0\0\x18ftypmp42" + b"x" * 500], max_tokens=4)
-    assert caught.value.name == "InvalidVideo"
+    assert type(caught.value).__name__ == "InvalidVideo"
 
 
 BAD_MESSAGES: dict[str, tuple[Any, int]] = {
@@ -122,7 +122,7 @@ def test_malformed_messages(text: str, raw: Callable[..., str], still_answers: N
 def test_a_prompt_too_long_says_how_long_and_the_limit(client: Client, still_answers: None) -> None:
     with pytest.raises(InvalidRequest) as caught:
         client.chat("word and word " * 4000, max_tokens=4)
-    assert caught.value.name == "PromptTooLong"
+    assert type(caught.value).__name__ == "PromptTooLong"
     numbers = [int(piece) for piece in str(caught.value).replace(",", " ").split() if piece.isdigit()]
     assert any(number > 4000 for number in numbers)
 
