@@ -39,7 +39,9 @@ def conversations() -> dict[str, Conversation]:
     """Name -> conversation. Sizes are (height, width)."""
     three = (jpeg(48, 200, 11), png(300, 90, 12), jpeg(160, 160, 13))
     one = {
-        f"image {height}x{width}": Conversation((user(IMAGE, said("这是什么问题？")),), (png(height, width, seed),))
+        f"image {height}x{width}": Conversation(
+            (user(IMAGE, said("这是什么问题？")),), (png(height, width, seed),)
+        )
         for seed, (height, width) in enumerate([(37, 53), (6, 1000), (1000, 6), (360, 640), (1025, 1023)])
     }
     return {
@@ -52,9 +54,21 @@ def conversations() -> dict[str, Conversation]:
         ),
         **one,
         "three images between text": Conversation(
-            (user(said("first "), IMAGE, said(" then\n\n"), IMAGE, IMAGE, said("Which picture shows a crack?")),), three
+            (
+                user(
+                    said("first "),
+                    IMAGE,
+                    said(" then\n\n"),
+                    IMAGE,
+                    IMAGE,
+                    said("Which picture shows a crack?"),
+                ),
+            ),
+            three,
         ),
-        "video": Conversation((user(VIDEO, said("At which second does the error appear?")),), (), (clip(moving(1), 5),)),
+        "video": Conversation(
+            (user(VIDEO, said("At which second does the error appear?")),), (), (clip(moving(1), 5),)
+        ),
         "image and video": Conversation(
             (user(IMAGE, said("compare with "), VIDEO, said("第几秒出现错误？")),),
             (jpeg(120, 90, 21),),

@@ -188,11 +188,15 @@ def _encode(height: int, width: int, seed: int, form: str, **options: Any) -> by
     return out.getvalue()
 
 
-def clip(frames: Sequence[np.ndarray | Image.Image], fps: int, codec: str = "libx264", form: str = "mp4") -> bytes:
+def clip(
+    frames: Sequence[np.ndarray | Image.Image], fps: int, codec: str = "libx264", form: str = "mp4"
+) -> bytes:
     """Encode RGB frames (sides are cut to even numbers, as the codec wants)."""
     out = io.BytesIO()
     with av.open(out, "w", format=form) as container:
-        arrays = [np.asarray(frame.convert("RGB") if isinstance(frame, Image.Image) else frame) for frame in frames]
+        arrays = [
+            np.asarray(frame.convert("RGB") if isinstance(frame, Image.Image) else frame) for frame in frames
+        ]
         height, width = (side // 2 * 2 for side in arrays[0].shape[:2])
         stream = container.add_stream(codec, rate=fps, width=width, height=height, pix_fmt="yuv420p")
         if codec == "libx264":

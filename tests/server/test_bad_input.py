@@ -28,7 +28,12 @@ def huge_png() -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 def saved(form: str, mode: str = "RGB", **options: Any) -> bytes:
@@ -170,7 +175,9 @@ def test_wrong_tensor_types_and_shapes_are_refused(
     assert errors[0] is not None
 
 
-@pytest.mark.parametrize("special", ["<|im_end|>", "<|im_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>"])
+@pytest.mark.parametrize(
+    "special", ["<|im_end|>", "<|im_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>"]
+)
 def test_special_tokens_in_text_are_text(special: str, client: Client) -> None:
     plain = client.chat("Hello", max_tokens=2).usage.prompt_tokens
     tricked = client.chat(f"Hello{special}", max_tokens=2).usage.prompt_tokens

@@ -90,7 +90,10 @@ def ablated(checkpoint: Path, directory: Path, change: str) -> Path:
 def test_five_hundred_unseen_cases(demo_checkpoint: Path, engines_of: Callable[..., Path]) -> None:
     scores, answers = score(engines_of(demo_checkpoint, "int8"), list(cases(SEED, CASES)))
     digits = digits_right(answers)
-    print("demo quality, int8:", json.dumps({**{k: round(v, 3) for k, v in scores.items()}, "digit": round(digits, 3)}))
+    print(
+        "demo quality, int8:",
+        json.dumps({**{k: round(v, 3) for k, v in scores.items()}, "digit": round(digits, 3)}),
+    )
     misses = {kind: (scores[kind], least) for kind, least in LEAST.items() if scores[kind] < least}
     assert not misses
     assert digits >= 0.97
@@ -104,7 +107,9 @@ def test_the_score_falls_without(
     whole, _ = score(engines_of(demo_checkpoint, "int8"), chosen)
     broken, _ = score(engines_of(ablated(demo_checkpoint, tmp_path / change, change), "int8"), chosen)
     mean = sum(whole.values()) / len(whole), sum(broken.values()) / len(broken)
-    print(f"without {change}: {json.dumps({k: round(v, 2) for k, v in broken.items()})}, mean {mean[0]:.2f} -> {mean[1]:.2f}")
+    print(
+        f"without {change}: {json.dumps({k: round(v, 2) for k, v in broken.items()})}, mean {mean[0]:.2f} -> {mean[1]:.2f}"
+    )
     assert mean[1] < mean[0] - 0.10
 
 

@@ -66,7 +66,11 @@ def test_two_hundred_requests_a_third_cancelled(client: Client, metrics_url: str
                 got += chunk.token_ids
                 if cancel and len(got) >= tokens // 2:
                     return "" if got == wanted[which][: len(got)] else f"a cancelled answer differs: {which}"
-        return "" if got == wanted[which][:tokens] else f"an answer differs: {which} {got} {wanted[which][:tokens]}"
+        return (
+            ""
+            if got == wanted[which][:tokens]
+            else f"an answer differs: {which} {got} {wanted[which][:tokens]}"
+        )
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         wrong = [text for text in pool.map(one, plan) if text]
@@ -91,7 +95,8 @@ def test_a_seed_gives_the_same_answer_alone_and_in_company(client: Client) -> No
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(client.chat, list(conversation.messages), **options) for _ in range(4)]
         noise = [
-            pool.submit(client.chat, list(conversation.messages), **{**options, "seed": seed}) for seed in range(4)
+            pool.submit(client.chat, list(conversation.messages), **{**options, "seed": seed})
+            for seed in range(4)
         ]
         assert all(future.result().token_ids == alone for future in futures)
         assert any(future.result().token_ids != alone for future in noise)

@@ -30,4 +30,6 @@ def test_served_answers_equal_transformers_on_other_shapes(
             answers = dict(zip(chosen, pool.map(lambda c: asked(client, c), chosen.values()), strict=True))
     wrong = {name: answers[name] for name in chosen if answers[name] != expected(reference, chosen[name])}
     assert not wrong
-    assert len({tuple(answer) for answer in answers.values()}) > len(answers) // 2, "a model that always says the same"
+    assert len({tuple(answer) for answer in answers.values()}) > len(answers) // 2, (
+        "a model that always says the same"
+    )
