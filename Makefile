@@ -53,7 +53,7 @@ unit: setup  ## the tests without a server, seconds
 
 lint: setup  ## ruff, mypy --strict, rendered files up to date
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --diff . > /dev/null || true
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m ensemble check
 

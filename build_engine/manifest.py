@@ -131,7 +131,9 @@ class Manifest:
             )
         plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if plain.get("schema") != SCHEMA:
-            raise ManifestError(f"{path}: schema {plain.get('schema')!r}, this version reads {SCHEMA}; rebuild")
+            raise ManifestError(
+                f"{path}: schema {plain.get('schema')!r}, this version reads {SCHEMA}; rebuild"
+            )
         manifest = cls(
             **{
                 **plain,
@@ -146,7 +148,9 @@ class Manifest:
             if not file.is_file():
                 raise ManifestError(f"{file} is missing although {FILE_NAME} lists it; rebuild the engines")
             if check_files and sha256(file) != digest:
-                raise ManifestError(f"{file} was changed after the build (sha256 differs); rebuild the engines")
+                raise ManifestError(
+                    f"{file} was changed after the build (sha256 differs); rebuild the engines"
+                )
         return manifest
 
 

@@ -72,7 +72,9 @@ REQUEST: Final = (
 
 # --- what preprocessing hands to the vision encoder
 VISION_REQUEST: Final = (
-    Tensor("pixel_patches", "UINT8", (1, -1, -1)),  # [1,N,K] packed, in prompt order, HF's patch and merge order
+    Tensor(
+        "pixel_patches", "UINT8", (1, -1, -1)
+    ),  # [1,N,K] packed, in prompt order, HF's patch and merge order
     Tensor("grid_thw", "INT32", (1, -1, 3)),  # [1,items,3] one row per image or video, in patches
     Tensor("media_digest", "UINT64", (1, -1, 4)),  # [1,items,4] keyed 256-bit digest of the item's pixels
 )
@@ -105,7 +107,9 @@ PROMPT: Final = (
 # parameters, which reach every step of an ensemble.
 
 GENERATED: Final = (
-    Tensor("output_ids", "INT32", (-1, -1)),  # [beams=1, new tokens]; a leading batch 1 may be added by the backend
+    Tensor(
+        "output_ids", "INT32", (-1, -1)
+    ),  # [beams=1, new tokens]; a leading batch 1 may be added by the backend
     Tensor("sequence_length", "INT32", (-1,)),
     Tensor("output_log_probs", "FP32", (-1, -1)),
     Tensor("num_input_tokens", "INT32", (1,)),
@@ -140,7 +144,7 @@ CONTRACT: Final = {
     VISION_ENCODER: Model(VISION_ENCODER, VISION_REQUEST, (PROMPT_EMBEDDING_TABLE,)),
     # A stop request (`stop` = true under the id of the request to stop) carries no prompt, hence optional.
     LANGUAGE_MODEL: Model(
-        LANGUAGE_MODEL, _optional((*PROMPT, PROMPT_EMBEDDING_TABLE)) + (STOP,), GENERATED, decoupled=True
+        LANGUAGE_MODEL, (*_optional((*PROMPT, PROMPT_EMBEDDING_TABLE)), STOP), GENERATED, decoupled=True
     ),
 }
 

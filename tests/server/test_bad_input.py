@@ -39,7 +39,7 @@ def huge_png() -> bytes:
 def saved(form: str, mode: str = "RGB", **options: Any) -> bytes:
     image = Image.open(io.BytesIO(png(120, 90, 5))).convert("RGB")
     if mode == "I;16":
-        image = Image.fromarray((np.asarray(image.convert("L")).astype(np.uint16) * 256))
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 256)
     else:
         image = image.convert(mode)
     out = io.BytesIO()
