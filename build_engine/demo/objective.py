@@ -40,7 +40,8 @@ class Helpers(nn.Module):
         self.digits = nn.ModuleList([nn.Linear(width, NO_DIGIT + 1) for _ in range(1 + levels)])
         self.places = nn.ModuleList([nn.Linear(width, NO_PLACE + 1) for _ in range(1 + levels)])
         self.kind = nn.Linear(width, len(KINDS))
-        self.shown = nn.Linear(width, len(KINDS))
+        self.shown = nn.ModuleList([nn.Linear(width, size) for size in (len(KINDS), 10, 10, 2)])
+        self.order = nn.Linear(width, 2)
 
     def loss(
         self, features: Sequence[torch.Tensor], cells: torch.Tensor, kinds: torch.Tensor | None
@@ -62,11 +63,20 @@ class Helpers(nn.Module):
         return total
 
     def shown_loss(self, hidden: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-        """`hidden` [pictures, width]: the language model halfway up, at each <|vision_end|>; `shown`: the kind of what it ends.
+        """`hidden` [ends, width]: the language model halfway up, at each <|vision_end|>; `shown` [ends, 4]: `Shown`.
 
-        With it "which picture" and "at which second" become a look-up of the kind that the question names.
+        With it "at which second" becomes a look-up of the first group with the fault and a copy of its time.
         """
-        return F.cross_entropy(self.shown(hidden).float(), shown, ignore_index=NOTHING)
+        parts = [
+            F.cross_entropy(head(hidden).float(), shown[:, i], ignore_index=NOTHING)
+            for i, head in enumerate(self.shown)
+            if (shown[:, i] != NOTHING).any()
+        ]
+        return torch.stack(parts).sum()
+
+    def order_loss(self, hidden: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        """`hidden` [questions, width]: three quarters up, at the fault's name in "which picture shows ..."; `order`: 0 or 1."""
+        return F.cross_entropy(self.order(hidden).float(), order)
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,7 @@ class ChatBatch:
     cells: torch.Tensor | None
     kinds: torch.Tensor | None
     shown: torch.Tensor
+    named: torch.Tensor
 
 
 def patchify(frames: Sequence[NDArray[np.uint8]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,15 +162,16 @@ def chat_batch(samples: Sequence[Sample], pad: int) -> ChatBatch:
         grids,
         torch.from_numpy(np.concatenate(held)) if held else None,
         torch.tensor(kinds) if kinds else None,
-        torch.tensor([kind for sample in samples for kind in sample.shown]),
+        torch.tensor([tuple(shown) for sample in samples for shown in sample.shown]),
+        torch.tensor([(row, *named) for row, sample in enumerate(samples) for named in sample.named]),
     )
 
 
 def chat_losses(
     model: Any, helpers: Helpers, batch: ChatBatch, digit_ids: torch.Tensor, end_id: int
 ) -> Losses:
-    """The losses "answer", "helper", "read" and "shown" (at `end_id`, <|vision_end|>), and what is only watched:
-    the shares of right "digit" and "key" tokens.
+    """The losses "answer", "helper", "read", "shown" (at `end_id`, <|vision_end|>) and "order", and what is only
+    watched: the shares of right "digit" and "key" tokens.
 
     "read" asks the language model to say, at a visual token that holds a digit, that digit (`digit_ids` [10]). What it can
     say there it can copy into an answer: without this, copying took several times as many steps to appear.
@@ -180,7 +192,8 @@ def chat_losses(
         output_hidden_states=True,
     )
     hidden = out_language.last_hidden_state
-    halfway = out_language.hidden_states[config.text_config.num_hidden_layers // 2]
+    layers = config.text_config.num_hidden_layers
+    halfway, late = (out_language.hidden_states[layers * part // 4] for part in (2, 3))
     weights = batch.weights[:, 1:]
     learned = weights > 0
     logits = model.lm_head(hidden[:, :-1][learned]).float()
@@ -190,6 +203,9 @@ def chat_losses(
     out: Losses = {"answer": (losses * weight).sum() / weight.sum()}
     if len(batch.shown):
         out["shown"] = helpers.shown_loss(halfway[batch.ids == end_id], batch.shown)
+    if len(batch.named):
+        row, place, order = batch.named.unbind(1)
+        out["order"] = 2 * helpers.order_loss(late[row, place], order)
     for name, value in (("digit", DIGIT_WEIGHT), ("key", KEY_WEIGHT)):
         if (weight == value).any():
             out[name] = right[weight == value].mean()
@@ -197,6 +213,10 @@ def chat_losses(
         out["helper"] = helpers.loss(
             [vision.pooler_output, *vision.deepstack_features], batch.cells, batch.kinds
         )
+        shown = batch.cells[:, 0] < NO_DIGIT
+        if shown.any():
+            said = model.lm_head(hidden[visual][shown]).float()
+            out["read"] = F.cross_entropy(said, digit_ids[batch.cells[shown, 0]])
     return out
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,18 +29,30 @@ T = TypeVar("T")
 Pixels = NDArray[np.uint8]
 
 
+class Shown(NamedTuple):
+    """What a <|vision_end|> ends: kind of screen, and for a frame group the digits of its time and whether the fault
+    begins there. `NOTHING` where it does not apply.
+    """
+
+    kind: int = NOTHING
+    seconds: int = NOTHING
+    tenths: int = NOTHING
+    onset: int = NOTHING
+
+
 @dataclass(frozen=True)
 class Sample:
     """One sequence, its frame pairs [2, height, width, 3] in prompt order, and what the helper losses learn from them:
     the digit and place of each visual token (`cells`) and the kind of each picture. Clips have none of these.
-    `shown` is the kind behind each <|vision_end|> (`NOTHING` for the outer one of a clip).
+    `shown` belongs to each <|vision_end|> in order; `named` are (token index, 0 or 1) of faults named in "which picture".
     """
 
     sequence: Sequence3
     frames: tuple[Pixels, ...]
     cells: tuple[NDArray[np.int64], ...] = ()
     kinds: tuple[int, ...] = ()
-    shown: tuple[int, ...] = ()
+    shown: tuple[Shown, ...] = ()
+    named: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,7 @@ class Sampler:
                 s.start_branch(branch, start)
                 self._branch(s, picture, first=branch == 1)
         kind = dialogue.KINDS.index(picture.kind)
-        return Sample(s, (_pair(picture.pixels),), (cells(picture),), (kind,), (kind,))
+        return Sample(s, (_pair(picture.pixels),), (cells(picture),), (kind,), (Shown(kind),))
 
     def _branch(self, s: Sequence3, picture: Picture, first: bool) -> None:
         language, draw = self._language(), self.rng.random()
@@ -160,7 +172,7 @@ class Sampler:
         s.open_turn("user")
         for picture in pictures:
             s.visual(picture.pixels.shape[0] // CELL, picture.pixels.shape[1] // CELL, "image_pad")
-        start = s.position
+        start, named = s.position, []
         for branch in range(1, BRANCHES + 1):
             s.start_branch(branch, start)
             language, index = self._language(), self.rng.randint(0, 1)
@@ -169,6 +181,7 @@ class Sampler:
                 name = dialogue.FAULTS[shown.kind].name[language]
                 question = self._pick(dialogue.ASK_WHICH[language]).format(name)
                 answer = dialogue.which_answer(language, index, shown.kind)
+                named.append((len(s.ids) + self.vocabulary.last_token(question, name), index))
             else:
                 question = self._pick(dialogue.ASK_NTH[language]).format(dialogue.ORDINALS[language][index])
                 answer = dialogue.diagnosis(language, shown.kind, shown.code, shown.percent)
@@ -179,7 +192,8 @@ class Sampler:
             tuple(_pair(picture.pixels) for picture in pictures),
             tuple(cells(picture) for picture in pictures),
             indexes,
-            indexes,
+            tuple(Shown(index) for index in indexes),
+            tuple(named),
         )
 
     def _clip(self, frames: int, shape: Shape) -> Sample:
@@ -212,8 +226,12 @@ class Sampler:
         frames_shown = tuple(
             np.stack([shot(before if early else after) for _ in range(2)]) for early in order
         )
-        kinds = tuple(dialogue.KINDS.index(start_kind if early else kind) for early in order)
-        return Sample(s, frames_shown, shown=(*kinds, NOTHING))
+        ends = []
+        for index, (early, group) in enumerate(zip(order, groups, strict=True)):
+            time = f"{group.time:.1f}"
+            known = dialogue.KINDS.index(start_kind if early else kind)
+            ends.append(Shown(known, int(time[0]), int(time[2]), int(index == onset)))
+        return Sample(s, frames_shown, shown=(*ends, Shown()))
 
     def _groups(self, frames: int) -> list[Group]:
         """Groups of a recording from which the processor takes this many frames."""

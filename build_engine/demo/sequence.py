@@ -32,6 +32,12 @@ class Vocabulary:
         """Token ids of text without control tokens."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
+    def last_token(self, text: str, part: str) -> int:
+        """Index of the token in `text` where `part` ends."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        end = text.index(part) + len(part)
+        return max(i for i, (start, _) in enumerate(encoded["offset_mapping"]) if start < end)
+
     def control(self, name: str) -> int:
         """Id of ``<|name|>``."""
         return int(self.tokenizer.convert_tokens_to_ids(f"<|{name}|>"))

@@ -34,6 +34,7 @@ from build_engine.demo.sequence import Vocabulary
 from build_engine.demo.tokenizer import make_tokenizer
 
 SAVE_EVERY_S = 150.0
+HELPERS = ("helper", "read", "shown", "order")
 HERE = Path(__file__).parent
 Batch = TypeVar("Batch", VisionBatch, ChatBatch)
 
@@ -57,9 +58,9 @@ def chat_batches(
         pending: list[list[Sample]] = []
         for _ in range(4):
             draw = rng.random()
-            if draw < 0.42:
+            if draw < 0.30:
                 samples, size = sampler.singles(40), 8
-            elif draw < 0.74:
+            elif draw < 0.62:
                 samples, size = sampler.pairs(40), 5
             else:
                 samples, size = sampler.clips(24), 4
@@ -99,17 +100,15 @@ class Stage:
     def run(
         self, batches: Iterator[Batch], losses: Callable[[Batch], Losses], save: Callable[[], None]
     ) -> None:
-        """Learn until the time is over. `losses` gives "answer", "helper", "read" and "shown" to minimise, the rest is shown."""
+        """Learn until the time is over. `losses` gives "answer" and `HELPERS` to minimise; the rest is shown."""
         seen: dict[str, float] = {}
         saved = time.monotonic()
         with tqdm(total=100, desc=self.name, unit="%", bar_format="{l_bar}{bar}| {elapsed} {postfix}") as bar:
             while self.done() < 1:
                 begun = time.monotonic()
                 made = losses(next(batches))
-                helper = sum(
-                    (made[name] for name in ("helper", "read", "shown") if name in made), torch.zeros(())
-                )
-                weight = 1.0 if "answer" not in made else 0.5 if self.done() < 0.5 else 0.2
+                helper = sum((made[name] for name in HELPERS if name in made), torch.zeros(()))
+                weight = 1.0 if "answer" not in made else 0.5 if self.done() < 0.8 else 0.2
                 loss = made.get("answer", torch.zeros(())) + weight * helper
                 self.learner.update(loss, self.done())
                 self.learner.seconds += time.monotonic() - begun
