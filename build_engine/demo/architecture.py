@@ -129,7 +129,7 @@ def processor_files() -> dict[str, dict[str, Any]]:
     return {"preprocessor_config.json": image, "video_preprocessor_config.json": video}
 
 
-def save_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_checkpoint(model: Any, state: dict[str, Any], tokenizer: Any, folder: Path) -> None:
     """Writes a complete Hugging Face directory, weights in bfloat16; files appear by rename, never half written."""
     import os
     import tempfile
@@ -138,7 +138,9 @@ def save_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     copy = type(model)(model.config).to(torch.bfloat16)
-    copy.load_state_dict(model.state_dict())
+    missing, unknown = copy.load_state_dict(state, strict=False)
+    if unknown or set(missing) - {"lm_head.weight"}:  # the head is tied to the embeddings
+        raise ValueError(f"state does not fit the model: missing {missing}, unknown {unknown}")
     copy.generation_config = model.generation_config
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         copy.save_pretrained(scratch)

@@ -43,12 +43,25 @@ class Helpers(nn.Module):
         self.shown = nn.ModuleList([nn.Linear(width, size) for size in (len(KINDS), 10, 10, 2)])
         self.order = nn.Linear(width, 2)
 
+    def without_numbers(self) -> torch.Tensor:
+        """The projection [width, width] that takes out of merged features all that the readers of digits and places see."""
+        weights = [torch.as_tensor(heads[0].weight) for heads in (self.digits, self.places)]
+        basis: torch.Tensor = torch.linalg.qr(torch.cat(weights).detach().float().T)[0]
+        return torch.eye(basis.shape[0]) - basis @ basis.T
+
     def loss(
-        self, features: Sequence[torch.Tensor], cells: torch.Tensor, kinds: torch.Tensor | None
+        self,
+        features: Sequence[torch.Tensor],
+        cells: torch.Tensor,
+        kinds: torch.Tensor | None,
+        first: int = 0,
     ) -> torch.Tensor:
-        """`features`: merged outputs, then each DeepStack level, [tokens, width]; `cells` [tokens, 2]; `kinds` [pictures]."""
+        """`features`: merged outputs, then each DeepStack level, [tokens, width]; `cells` [tokens, 2]; `kinds` [pictures].
+
+        Digits and places are read from level `first` on (0: the merged outputs).
+        """
         total = torch.zeros(())
-        for level, feature in enumerate(features):
+        for level, feature in enumerate(features[first:], first):
             for head, target, none in (
                 (self.digits[level], cells[:, 0], NO_DIGIT),
                 (self.places[level], cells[:, 1], NO_PLACE),
@@ -168,20 +181,31 @@ def chat_batch(samples: Sequence[Sample], pad: int) -> ChatBatch:
 
 
 def chat_losses(
-    model: Any, helpers: Helpers, batch: ChatBatch, digit_ids: torch.Tensor, end_id: int
+    model: Any,
+    helpers: Helpers,
+    batch: ChatBatch,
+    digit_ids: torch.Tensor,
+    end_id: int,
+    projection: torch.Tensor | None = None,
 ) -> Losses:
     """The losses "answer", "helper", "read", "shown" (at `end_id`, <|vision_end|>) and "order", and what is only
     watched: the shares of right "digit" and "key" tokens.
 
     "read" asks the language model to say, at a visual token that holds a digit, that digit (`digit_ids` [10]). What it can
     say there it can copy into an answer: without this, copying took several times as many steps to appear.
+
+    `projection` (`Helpers.without_numbers`) is applied to the merged features: the checkpoint is there to prove the DeepStack
+    path, so numbers must come through it.
     """
     config = model.config
     vision = model.model.visual(batch.patches, grid_thw=batch.grids)
     language = model.model.language_model
     embedded = language.embed_tokens(batch.ids)
     visual = (batch.ids == config.image_token_id) | (batch.ids == config.video_token_id)
-    embedded = embedded.masked_scatter(visual[..., None].expand_as(embedded), vision.pooler_output)
+    features = vision.pooler_output
+    if projection is not None:
+        features = features @ projection.to(features.dtype)
+    embedded = embedded.masked_scatter(visual[..., None].expand_as(embedded), features)
     out_language = language(
         inputs_embeds=embedded,
         position_ids=batch.positions,
@@ -211,7 +235,10 @@ def chat_losses(
             out[name] = right[weight == value].mean()
     if batch.cells is not None:
         out["helper"] = helpers.loss(
-            [vision.pooler_output, *vision.deepstack_features], batch.cells, batch.kinds
+            [vision.pooler_output, *vision.deepstack_features],
+            batch.cells,
+            batch.kinds,
+            first=0 if projection is None else 1,
         )
         shown = batch.cells[:, 0] < NO_DIGIT
         if shown.any():

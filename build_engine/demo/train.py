@@ -34,6 +34,7 @@ from build_engine.demo.sequence import Vocabulary
 from build_engine.demo.tokenizer import make_tokenizer
 
 SAVE_EVERY_S = 150.0
+PROJECT_FROM = 0.85  # share of the joint stage after which numbers only come through DeepStack
 HELPERS = ("helper", "read", "shown", "order")
 HERE = Path(__file__).parent
 Batch = TypeVar("Batch", VisionBatch, ChatBatch)
@@ -188,11 +189,26 @@ def main(arguments: list[str] | None = None) -> None:
         options.joint_minutes,
         options.work / "joint.pt",
     )
-    joint.run(
-        ahead(chat_batches(cache, vocabulary, rng, joint.done)),
-        lambda batch: objective.chat_losses(model, helpers, batch, digit_ids, end_id),
-        lambda: save_checkpoint(model, tokenizer, options.output),
-    )
+    taken_out: list[torch.Tensor] = []
+
+    def answered(batch: ChatBatch) -> Losses:
+        if joint.done() > PROJECT_FROM and not taken_out:
+            taken_out.append(helpers.without_numbers())
+        projection = taken_out[0] if taken_out else None
+        return objective.chat_losses(model, helpers, batch, digit_ids, end_id, projection)
+
+    def save() -> None:
+        weights = dict(zip(joint.learner.names, joint.learner.masters, strict=True))
+        state = {
+            name.removeprefix("model."): w.detach()
+            for name, w in weights.items()
+            if name.startswith("model.")
+        }
+        for name in [name for name in state if taken_out and ".visual.merger.linear_fc2." in name]:
+            state[name] = taken_out[0] @ state[name]
+        save_checkpoint(model, state, tokenizer, options.output)
+
+    joint.run(ahead(chat_batches(cache, vocabulary, rng, joint.done)), answered, save)
 
 
 if __name__ == "__main__":
