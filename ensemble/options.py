@@ -111,7 +111,7 @@ def _integer(name: str, value: Any, low: int, high: int) -> int:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidOption(name, value, allowed)
-    return value
+    return int(value)
 
 
 def _boolean(name: str, value: Any) -> bool:

@@ -129,8 +129,11 @@ def processor_files() -> dict[str, dict[str, Any]]:
     return {"preprocessor_config.json": image, "video_preprocessor_config.json": video}
 
 
-def save_checkpoint(model: Any, state: dict[str, Any], tokenizer: Any, folder: Path) -> None:
-    """Writes a complete Hugging Face directory, weights in bfloat16; files appear by rename, never half written."""
+def save_checkpoint(model: Any, tokenizer: Any, folder: Path, state: dict[str, Any] | None = None) -> None:
+    """Writes a complete Hugging Face directory, weights in bfloat16; files appear by rename, never half written.
+
+    `state` replaces the model's own weights.
+    """
     import os
     import tempfile
 
@@ -138,7 +141,7 @@ def save_checkpoint(model: Any, state: dict[str, Any], tokenizer: Any, folder: P
 
     folder.mkdir(parents=True, exist_ok=True)
     copy = type(model)(model.config).to(torch.bfloat16)
-    missing, unknown = copy.load_state_dict(state, strict=False)
+    missing, unknown = copy.load_state_dict(model.state_dict() if state is None else state, strict=False)
     if unknown or set(missing) - {"lm_head.weight"}:  # the head is tied to the embeddings
         raise ValueError(f"state does not fit the model: missing {missing}, unknown {unknown}")
     copy.generation_config = model.generation_config

@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
         }
         for name in [name for name in state if taken_out and ".visual.merger.linear_fc2." in name]:
             state[name] = taken_out[0] @ state[name]
-        save_checkpoint(model, state, tokenizer, options.output)
+        save_checkpoint(model, tokenizer, options.output, state)
 
     joint.run(ahead(chat_batches(cache, vocabulary, rng, joint.done)), answered, save)
 

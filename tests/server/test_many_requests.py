@@ -90,13 +90,14 @@ def test_cancelling_during_the_first_token_frees_the_server(client: Client, metr
 
 def test_a_seed_gives_the_same_answer_alone_and_in_company(client: Client) -> None:
     conversation = conversations()["text only"]
-    options = {"temperature": 1.3, "top_p": 0.95, "seed": 1234, "max_tokens": 40}
+    # Hot: the trained demo is so sure of itself that at 1.3 every seed says the same.
+    options = {"temperature": 2.0, "seed": 1234, "max_tokens": 40}
     alone = client.chat(list(conversation.messages), **options).token_ids
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(client.chat, list(conversation.messages), **options) for _ in range(4)]
         noise = [
             pool.submit(client.chat, list(conversation.messages), **{**options, "seed": seed})
-            for seed in range(4)
+            for seed in range(16)
         ]
         assert all(future.result().token_ids == alone for future in futures)
         assert any(future.result().token_ids != alone for future in noise)
