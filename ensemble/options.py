@@ -17,7 +17,7 @@ from ensemble.errors import InvalidOption
 DEFAULT_MAX_TOKENS = 512
 _MAX_STOP_STRINGS = 4
 _MAX_STOP_CHARACTERS = 256
-# Parameters that Triton itself, or our BLS call, adds to a request; they are not options of ours.
+# Parameters that Triton itself adds to a request; they are not options of ours.
 _FOREIGN_PREFIXES = ("triton_",)
 _FOREIGN = {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"}
 

@@ -7,7 +7,7 @@ language model can ask it to, and are thrown away at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -247,12 +247,11 @@ def chat_losses(
     return out
 
 
-def one_attention_per_size(modeling: Any) -> Callable[[], None]:
+def one_attention_per_size(modeling: Any) -> None:
     """Make transformers' vision attention take pictures of equal size in one call, and the patch embedding a product.
 
-    The same mathematics, several times faster on a CPU. Returns the function that undoes it.
+    The same mathematics, several times faster on a CPU.
     """
-    attention, embedding = modeling.Qwen3VLVisionAttention.forward, modeling.Qwen3VLVisionPatchEmbed.forward
 
     def forward(
         self: Any,
@@ -277,11 +276,3 @@ def one_attention_per_size(modeling: Any) -> Callable[[], None]:
         return F.linear(x, self.proj.weight.view(self.embed_dim, -1), self.proj.bias)
 
     modeling.Qwen3VLVisionAttention.forward, modeling.Qwen3VLVisionPatchEmbed.forward = forward, embed
-
-    def undo() -> None:
-        modeling.Qwen3VLVisionAttention.forward, modeling.Qwen3VLVisionPatchEmbed.forward = (
-            attention,
-            embedding,
-        )
-
-    return undo
