@@ -7,8 +7,9 @@ Layout of an engine directory::
     engine_manifest.json
     checkpoint/        tokenizer.json, tokenizer_config.json, chat_template.jinja, config.json, generation_config.json,
                        preprocessor_config.json, video_preprocessor_config.json (copied unchanged)
-    vision_encoder/    model.xml + model.bin (openvino), model.onnx
-    language_model/    model.xml + model.bin (openvino)
+    vision_encoder/    model.xml + model.bin (openvino), model.onnx; model.plan (tensorrt-llm)
+    language_model/    model.xml + model.bin (openvino); config.json + rank0.engine, ... (tensorrt-llm)
+    adapters/NAME/     model.lora_weights.npy, model.lora_config.npy (tensorrt-llm, adapters chosen at run time)
 """
 
 from __future__ import annotations
@@ -96,7 +97,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole manifest. `files` maps each file of the directory (relative) to its sha256."""
+    """The whole manifest.
+
+    Attributes:
+        target: "openvino" or "tensorrt-llm".
+        weights: how the weights are stored, as `--weights` spells it.
+        files: each file of the directory (relative) to its sha256.
+        table_dtype: type of the prompt embedding table, as Triton spells it: FP32 (openvino), BF16 or FP16.
+        adapters: names of the LoRA adapters that a request may choose; the task id is the place in this list + 1.
+    """
 
     target: str
     weights: str
@@ -108,6 +117,8 @@ class Manifest:
     limits: Limits
     versions: dict[str, str]
     files: dict[str, str]
+    table_dtype: str = "FP32"
+    adapters: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     @property
@@ -141,6 +152,7 @@ class Manifest:
                 "text": TextFacts(**_tuples(plain["text"])),
                 "tokens": TokenIds(**_tuples(plain["tokens"])),
                 "limits": Limits(**plain["limits"]),
+                "adapters": tuple(plain.get("adapters", ())),
             }
         )
         for name, digest in manifest.files.items():

@@ -1,0 +1,1 @@
+"""The language model as a TensorRT-LLM 1.2.1 engine: options, model definition, weights, quantisation, adapters."""
