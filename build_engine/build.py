@@ -18,45 +18,41 @@ from tqdm import tqdm
 from build_engine.checkpoint import Checkpoint, chat_template
 from build_engine.manifest import Limits, Manifest, TextFacts, sha256
 from build_engine.staging import check_disk, check_output, staged
+from build_engine.target import Target
 
 
 class LimitsError(ValueError):
     """Limits that contradict each other or the checkpoint."""
 
 
-_VERSIONS = ("qwen3-vl-triton", "openvino", "onnx", "numpy")
-
-
 def build(
-    checkpoint_directory: Path, output: Path, weights: str, limits: dict[str, int], force: bool
+    checkpoint: Checkpoint, output: Path, target: Target, limits: dict[str, int], force: bool
 ) -> Manifest:
-    """Build the OpenVINO engines of a checkpoint into `output`.
+    """Build the engines of a checkpoint into `output`.
 
     Args:
-        checkpoint_directory: a Hugging Face Qwen3-VL directory.
+        checkpoint: what to build.
         output: does not exist, is empty, or (with `force`) holds engines that are replaced.
-        weights: "f32", "bf16", "int8" or "int4".
+        target: what to build for, with its options.
         limits: chosen fields of `Limits`; the others get defaults from the checkpoint.
         force: replace existing engines.
 
     Raises:
-        CheckpointError, LimitsError, OutputError: before any work.
+        CheckpointError, LimitsError, OptionsError, OutputError: before any work.
     """
     started = time.monotonic()
     check_output(output, force)
-    checkpoint = Checkpoint.read(checkpoint_directory)
     chosen = choose_limits(checkpoint.text, limits)
-    # After the cheap checks: openvino alone takes a second to import.
-    from build_engine.openvino_build import estimate_bytes, write_language_model, write_vision_encoder
-
-    check_disk(output, estimate_bytes(checkpoint, weights))
+    target.check(checkpoint, chosen)
+    copied = sum(path.stat().st_size for path in checkpoint.served_files())
+    check_disk(output, target.estimate_bytes(checkpoint) + copied)
     with staged(output) as (work, publish):
         _copy_served_files(checkpoint, work / "checkpoint")
         with _bar("vision encoder", checkpoint.vision.depth) as progress:
-            write_vision_encoder(checkpoint, weights, work, progress)
+            target.write_vision_encoder(checkpoint, chosen, work, progress)
         with _bar("language model", checkpoint.text.num_hidden_layers) as progress:
-            write_language_model(checkpoint, weights, work, progress)
-        manifest = _describe(checkpoint, weights, chosen, work)
+            target.write_language_model(checkpoint, chosen, work, progress)
+        manifest = _describe(checkpoint, target, chosen, work)
         manifest.write(work)
         publish()
     _report(output, time.monotonic() - started)
@@ -103,7 +99,7 @@ def _copy_served_files(checkpoint: Checkpoint, directory: Path) -> None:
         template.write_text(chat_template(checkpoint.directory), encoding="utf-8")
 
 
-def _describe(checkpoint: Checkpoint, weights: str, limits: Limits, directory: Path) -> Manifest:
+def _describe(checkpoint: Checkpoint, target: Target, limits: Limits, directory: Path) -> Manifest:
     files = {
         str(path.relative_to(directory)): sha256(path)
         for path in sorted(directory.rglob("*"))
@@ -111,8 +107,8 @@ def _describe(checkpoint: Checkpoint, weights: str, limits: Limits, directory: P
     }
     engines = "".join(f"{name} {digest}\n" for name, digest in files.items())
     return Manifest(
-        target="openvino",
-        weights=weights,
+        target=target.name,
+        weights=target.weights,
         checkpoint_hash=checkpoint.content_hash(),
         engine_hash=hashlib.sha256(f"{engines}{limits}".encode()).hexdigest(),
         vision=checkpoint.vision,
@@ -121,9 +117,11 @@ def _describe(checkpoint: Checkpoint, weights: str, limits: Limits, directory: P
         limits=limits,
         versions={
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _VERSIONS},
+            **{name: importlib.metadata.version(name) for name in ("qwen3-vl-triton", *target.packages)},
         },
         files=files,
+        table_dtype=target.table_dtype,
+        adapters=target.adapters,
     )
 
 
@@ -149,6 +147,6 @@ def _bar(name: str, total: int) -> Iterator[Callable[[], None]]:
 
 def _report(output: Path, seconds: float) -> None:
     print(f"engines written to {output} in {seconds:.1f} s")
-    for folder in ("vision_encoder", "language_model", "checkpoint"):
-        size = sum(path.stat().st_size for path in (output / folder).iterdir())
-        print(f"  {folder:<14} {size / 1e6:10.1f} MB")
+    for folder in sorted(path for path in output.iterdir() if path.is_dir()):
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"  {folder.name:<14} {size / 1e6:10.1f} MB")

@@ -18,6 +18,7 @@ from build_engine.facts import (
     read_tokens,
     read_vision,
 )
+from build_engine.gptq import GptqShards
 from build_engine.manifest import TextFacts, TokenIds, VisionFacts, sha256
 from build_engine.section import CheckpointError, Section
 from build_engine.shards import Shards
@@ -55,7 +56,7 @@ class Checkpoint:
                 raise CheckpointError(f"{directory / name} is missing; download the whole checkpoint")
         chat_template(directory)
         vision, text = config.section("vision_config"), config.section("text_config")
-        shards = Shards(directory)
+        shards = GptqShards(directory) if "quantization_config" in config.plain else Shards(directory)
         architecture = read_architecture(config, vision, text, shards)
         checkpoint = cls(
             directory=directory,

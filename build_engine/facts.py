@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from build_engine import gptq
 from build_engine.manifest import TextFacts, TokenIds, VisionFacts
 from build_engine.section import CheckpointError, Section
 from build_engine.shards import Shards
@@ -47,7 +48,7 @@ class Architecture:
 
 
 def check_architecture(config: Section) -> None:
-    """Refuse anything but an unquantised dense Qwen3-VL."""
+    """Refuse anything but a dense Qwen3-VL, unquantised or in GPTQ form."""
     names = config.plain.get("architectures") or [config.plain.get("model_type")]
     if names[0] == _MOE or "moe" in str(config.plain.get("model_type")):
         raise CheckpointError(
@@ -57,9 +58,7 @@ def check_architecture(config: Section) -> None:
     if names[0] != ARCHITECTURE:
         raise CheckpointError(f"config.json: architecture {names[0]!r} cannot be built, only {ARCHITECTURE}")
     if "quantization_config" in config.plain:
-        raise CheckpointError(
-            "config.json has quantization_config; build from the unquantised checkpoint (bf16)"
-        )
+        gptq.check_config(config)
 
 
 def read_architecture(config: Section, vision: Section, text: Section, shards: Shards) -> Architecture:

@@ -47,7 +47,7 @@ class Shards:
         self.files = _find(directory)
         self._tensors: dict[str, StoredTensor] = {}
         for file in self.files:
-            self._tensors.update(_read_header(file))
+            self._tensors.update(read_header(file))
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -82,18 +82,19 @@ class Shards:
     def bits(self, name: str) -> npt.NDArray[np.uint16] | None:
         """A bfloat16 tensor as raw bits without a copy, or None when it is stored in another type."""
         stored = self.stored(name)
-        return _map(stored, np.uint16) if stored.dtype == "BF16" else None
+        return map_tensor(stored, np.uint16) if stored.dtype == "BF16" else None
 
     def float32(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor as float32, in its own shape; exact for every stored type but float64."""
         stored = self.stored(name)
         if stored.dtype == "BF16":
-            return (_map(stored, np.uint16).astype(np.uint32) << 16).view(np.float32)
+            return (map_tensor(stored, np.uint16).astype(np.uint32) << 16).view(np.float32)
         kind = {"F64": np.float64, "F32": np.float32, "F16": np.float16}[stored.dtype]
-        return _map(stored, kind).astype(np.float32)
+        return map_tensor(stored, kind).astype(np.float32)
 
 
-def _map(stored: StoredTensor, dtype: Any) -> npt.NDArray[Any]:
+def map_tensor(stored: StoredTensor, dtype: Any) -> npt.NDArray[Any]:
+    """The values of a tensor as they lie in the file, read-only."""
     return np.memmap(stored.file, dtype, mode="r", offset=stored.offset, shape=stored.shape or (1,))
 
 
@@ -118,7 +119,8 @@ def _find(directory: Path) -> tuple[Path, ...]:
     )
 
 
-def _read_header(file: Path) -> dict[str, StoredTensor]:
+def read_header(file: Path) -> dict[str, StoredTensor]:
+    """Where each tensor of a safetensors file lies; CheckpointError if the file is none, or cut."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         start = opened.read(8)
@@ -139,3 +141,9 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
         name: StoredTensor(file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
         for name, entry in header.items()
     }
+
+
+def round_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Bits of the nearest bfloat16, ties to even."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)

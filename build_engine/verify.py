@@ -7,6 +7,7 @@ own greedy tokens, so one different token does not spoil the comparison of all l
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,12 @@ from build_engine.manifest import Manifest, ManifestError, VisionFacts
 from build_engine.samples import Sample, make_samples, virtual_ids
 from build_engine.trial import Trial
 
+_EPILOG = """\
+Runs sample requests (text, odd image grids, several images, a video) through the engines and through
+transformers in float32, prints the largest and the mean error of every output, and how many greedy tokens
+agree.
+Exit code 1 when an error is above what the engines' weights explain, 2 when the comparison could not be made.
+"""
 NEW_TOKENS: Final = 16
 ALLOWED: Final = {"f32": 1e-3, "bf16": 0.08, "int8": 0.12, "int4": 0.6}
 """Largest mean error of an output that the weights explain, as a part of the output's standard deviation."""
@@ -178,3 +185,17 @@ def _print(comparisons: list[Comparison], agreed: int, total: int, weights: str)
         print(f"{made.name:<36} {made.largest:10.2e} {made.mean:10.2e} {made.spread:8.3f}   {verdict}")
     print(f"greedy tokens that agree: {agreed} of {total}")
     return all(made.holds(weights) for made in comparisons) and (weights != "f32" or agreed == total)
+
+
+def main(arguments: list[str]) -> int:
+    """The command `verify`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m build_engine verify",
+        description="Compare built engines with transformers.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("engines", type=Path, help="directory that the build wrote")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint it was built from")
+    given = parser.parse_args(arguments)
+    return 0 if verify(given.engines, given.checkpoint) else 1

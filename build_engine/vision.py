@@ -3,127 +3,99 @@
 The graph is written node by node from the checkpoint's weights instead of being traced from transformers:
 tracing takes minutes for a real tower, bakes grids in or fails on them, and gives a graph that nobody can
 read. Equality with transformers is tested instead. What depends on the grid comes in as inputs (see
-`vision_plan`); only the number of patches N, of segments B and the longest segment L are dynamic. Attention
-is plain MatMul and Softmax at opset 20: every engine takes it, in float32 too, and fuses it where it can.
+`vision_plan`); only the number of patches N, of segments B and the longest segment L are dynamic.
+
+`dtype` names the type of weights, linear layers, attention and of the rows that come out. In bfloat16 and float16
+the model is for a strongly typed TensorRT network, where every tensor has the type that is written here: norms,
+rotary embedding and interpolation stay float32, and kernels accumulate in float32.
+
+Why attention is plain MatMul and Softmax, and not the operator `Attention` of opset 23, by compiling all forms with
+TensorRT-RTX 1.7.1 (bfloat16 and float16; SM80, 86, 89, 120; head sizes 32, 64 and 72):
+
+- it compiles to the same engine as `Attention`, to the byte of scratch memory: the compiler finds the pattern and
+  fuses it. Scores [B, heads, L, L] never exist in memory, and the work is B * L^2, not N^2 over all pictures;
+- `Attention` needs a mask [B, 1, L, L] by the documents of TensorRT and by ONNX Runtime. Written out it is put into
+  memory: 2.1 GB for 16 segments of 8192 patches, where [B, 1, 1, L] takes nothing;
+- `nonpad_kv_seqlen` (opset 24) would say the same in B numbers, but the parser of TensorRT 10 does not look at that
+  input of the node: padding would be attended to, silently;
+- float32 compiles too, and every other engine takes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from build_engine.checkpoint import Checkpoint
+from build_engine.onnx_graph import OnnxGraph
 
-OPSET = 20
-IR_VERSION = 10
 OUTPUT = "visual_rows"
-# A protobuf message ends at 2 GiB; above this the weights go to a file beside the model.
-_EXTERNAL_DATA_BYTES = 1 << 30
+DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+_OPSET, _IR_VERSION = 20, 10
+# Above this the weights go to a file beside the model: as a protobuf message, a 2B tower took 5.3 GB of memory to write.
+_EXTERNAL_DATA_BYTES = 1 << 28
 # Added to the score of a padded key. exp() of it is exactly 0, and it still fits in float16.
 _MASKED = -30000.0
 
 
-def write_onnx(checkpoint: Checkpoint, path: Path, progress: Callable[[], None] = lambda: None) -> None:
-    """Write the encoder of `checkpoint` to `path` in float32; `progress` is called once per block.
+def write_onnx(
+    checkpoint: Checkpoint,
+    path: Path,
+    progress: Callable[[], None] = lambda: None,
+    dtype: str = "float32",
+) -> None:
+    """Write the encoder of `checkpoint` to `path`, its weights to `path`.data if they are many.
 
-    Inputs: pixel_patches uint8 [N, K] and the arrays of `VisionPlan`. Output: visual_rows float32 [V, 1 + D,
+    Inputs: pixel_patches uint8 [N, K] and the arrays of `VisionPlan`. Output: visual_rows `dtype` [V, 1 + D,
     H], for each visual token its merged feature and then its DeepStack levels.
+
+    Args:
+        checkpoint: whose vision tower to write.
+        path: the file to write.
+        progress: called once per block.
+        dtype: "float32", "float16" or "bfloat16".
     """
-    graph = _Graph()
-    encoder = _Encoder(checkpoint, graph)
-    encoder.write(progress)
-    model = graph.model(checkpoint)
-    external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _EXTERNAL_DATA_BYTES
-    onnx.save_model(
-        model, path, save_as_external_data=external, location=f"{path.name}.data" if external else None
+    sizes = (checkpoint.shards.stored(name).size for name in checkpoint.vision_tensors())
+    graph = OnnxGraph(path, external=sum(sizes) * DTYPES[dtype].itemsize > _EXTERNAL_DATA_BYTES)
+    _Encoder(checkpoint, graph, DTYPES[dtype]).write(progress)
+    vision = checkpoint.vision
+    head_dim = vision.hidden_size // vision.num_heads
+    integer, real = TensorProto.INT32, TensorProto.FLOAT
+    inputs = (
+        ("pixel_patches", TensorProto.UINT8, ["N", vision.patch_values]),
+        ("rotary_cos", real, ["N", head_dim]),
+        ("rotary_sin", real, ["N", head_dim]),
+        ("position_index", integer, [4, "N"]),
+        ("position_weight", real, [4, "N"]),
+        ("gather_index", integer, ["B", "L"]),
+        ("segment_length", integer, ["B"]),
+        ("scatter_index", integer, ["N"]),
     )
-
-
-class _Graph:
-    """Collects nodes and weights; `add` returns the name of the new node's first output."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
-        self._scope = ""
-        self._counts: dict[str, int] = {}
-        self._constants: dict[tuple[str, bytes, tuple[int, ...]], str] = {}
-
-    def scope(self, name: str) -> None:
-        """Prefix of the names of the nodes that follow."""
-        self._scope = name
-
-    def add(self, kind: str, *inputs: str, outputs: int = 1, name: str = "", **attributes: Any) -> Any:
-        """Add a node; one output name, or a list of them when `outputs` > 1."""
-        stem = name or self._unique(f"{self._scope}/{kind}")
-        names = [stem] if outputs == 1 else [f"{stem}.{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(kind, list(inputs), names, name=stem, **attributes))
-        return names[0] if outputs == 1 else names
-
-    def weight(self, name: str, array: npt.NDArray[Any]) -> str:
-        """A named initializer."""
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def ints(self, *values: int) -> str:
-        """An int64 [n] constant; equal ones are shared."""
-        return self._constant(np.array(values, np.int64))
-
-    def scalar(self, value: float | np.generic) -> str:
-        """A constant without dimensions: float32, or the type of a numpy value."""
-        return self._constant(np.array(value, None if isinstance(value, np.generic) else np.float32))
-
-    def model(self, checkpoint: Checkpoint) -> onnx.ModelProto:
-        """The finished model."""
-        vision = checkpoint.vision
-        head_dim = vision.hidden_size // vision.num_heads
-        integer, real = TensorProto.INT32, TensorProto.FLOAT
-        inputs = (
-            ("pixel_patches", TensorProto.UINT8, ["N", vision.patch_values]),
-            ("rotary_cos", real, ["N", head_dim]),
-            ("rotary_sin", real, ["N", head_dim]),
-            ("position_index", integer, [4, "N"]),
-            ("position_weight", real, [4, "N"]),
-            ("gather_index", integer, ["B", "L"]),
-            ("segment_length", integer, ["B"]),
-            ("scatter_index", integer, ["N"]),
-        )
-        rows = ["V", 1 + vision.deepstack_levels, vision.out_hidden_size]
-        graph = helper.make_graph(
-            self.nodes,
-            "qwen3_vl_vision_encoder",
-            [helper.make_tensor_value_info(*declared) for declared in inputs],
-            [helper.make_tensor_value_info(OUTPUT, real, rows)],
-            initializer=self.weights,
-        )
-        return helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
-            producer_name="build_engine",
-        )
-
-    def _constant(self, array: npt.NDArray[Any]) -> str:
-        key = (str(array.dtype), array.tobytes(), array.shape)
-        if key not in self._constants:
-            self._constants[key] = self.weight(f"constant.{len(self._constants)}", array)
-        return self._constants[key]
-
-    def _unique(self, stem: str) -> str:
-        count = self._counts[stem] = self._counts.get(stem, -1) + 1
-        return f"{stem}_{count}" if count else stem
+    rows = ["V", 1 + vision.deepstack_levels, vision.out_hidden_size]
+    graph.save(
+        "qwen3_vl_vision_encoder",
+        [helper.make_tensor_value_info(*declared) for declared in inputs],
+        [helper.make_tensor_value_info(OUTPUT, helper.np_dtype_to_tensor_dtype(DTYPES[dtype]), rows)],
+        opset=_OPSET,
+        ir_version=_IR_VERSION,
+    )
 
 
 class _Encoder:
     """The network: patch embedding, blocks, mergers."""
 
-    def __init__(self, checkpoint: Checkpoint, graph: _Graph) -> None:
+    def __init__(self, checkpoint: Checkpoint, graph: OnnxGraph, dtype: np.dtype[Any]) -> None:
+        self.dtype, self.typed = dtype, dtype != np.float32
         self.vision, self.architecture = checkpoint.vision, checkpoint.architecture
         self.graph, self.shards = graph, checkpoint.shards
         self.head_dim = self.vision.hidden_size // self.vision.num_heads
@@ -131,7 +103,7 @@ class _Encoder:
 
     def write(self, progress: Callable[[], None]) -> None:
         graph = self.graph
-        x = graph.add("Add", self._embed_patches(), self._embed_positions())
+        x = graph.add("Add", self._embed_patches(), self._narrow(self._embed_positions()))
         graph.scope("rotary")
         self.cos = graph.add("Unsqueeze", "rotary_cos", graph.ints(1))  # [N, 1, head_dim]
         self.sin = graph.add("Unsqueeze", "rotary_sin", graph.ints(1))
@@ -160,10 +132,11 @@ class _Encoder:
         centre = np.repeat(np.array(vision.image_mean) / vision.rescale_factor, per_channel)
         scale = np.repeat(vision.rescale_factor / np.array(vision.image_std), per_channel)
         weight = self._tensor("patch_embed.proj.weight").reshape(vision.hidden_size, -1)
-        folded = graph.weight("patch_embed.proj.weight", (weight * scale).astype(np.float32))
+        folded = graph.weight("patch_embed.proj.weight", (weight * scale).astype(self.dtype))
         pixels = graph.add("Cast", "pixel_patches", to=TensorProto.FLOAT)
         centred = graph.add("Sub", pixels, graph.weight("patch_embed.centre", centre.astype(np.float32)))
-        return str(graph.add("Gemm", centred, folded, self._weight("patch_embed.proj.bias"), transB=1))
+        bias = self._weight("patch_embed.proj.bias")
+        return str(graph.add("Gemm", self._narrow(centred), folded, bias, transB=1))
 
     def _embed_positions(self) -> str:
         """Sum of 4 table rows per patch, one neighbour at a time: [4, N, C] at once would be the largest
@@ -177,7 +150,7 @@ class _Encoder:
         total = ""
         for index, weight in zip(indices, weights, strict=True):
             row = graph.add("Gather", table, graph.add("Squeeze", index, graph.ints(0)), axis=0)
-            part = graph.add("Mul", row, graph.add("Transpose", weight, perm=[1, 0]))
+            part = graph.add("Mul", self._widen(row), graph.add("Transpose", weight, perm=[1, 0]))
             total = graph.add("Add", total, part) if total else part
         return total
 
@@ -191,7 +164,8 @@ class _Encoder:
             "Unsqueeze", graph.add("Cast", "segment_length", to=TensorProto.INT64), graph.ints(1)
         )
         real = graph.add("Less", places, lengths)
-        mask = graph.add("Where", real, graph.scalar(0.0), graph.scalar(_MASKED))
+        kept, masked = (graph.scalar(self.dtype.type(value)) for value in (0.0, _MASKED))
+        mask = graph.add("Where", real, kept, masked)
         return str(graph.add("Unsqueeze", mask, graph.ints(1, 2)))
 
     def _block(self, x: str, name: str) -> str:
@@ -207,11 +181,12 @@ class _Encoder:
         graph, heads, size = self.graph, self.vision.num_heads, self.head_dim
         joined = graph.add("Reshape", self._linear(x, f"{name}.qkv"), graph.ints(0, 3 * heads, size))
         q, k, v = graph.add("Split", joined, axis=1, num_outputs=3, outputs=3)  # [N, heads, head_dim] each
-        q, k = self._rotate(q), self._rotate(k)
+        q, k = self._rotate(self._widen(q)), self._rotate(self._widen(k))
+        # Scaled while it is float32. TensorRT wants the scale before the product, or it does not see attention.
+        q, k = self._narrow(graph.add("Mul", q, graph.scalar(size**-0.5))), self._narrow(k)
         # [N, heads, head_dim] -> [B, L, heads, head_dim] -> [B, heads, L, head_dim]
         q, k, v = (graph.add("Gather", part, "gather_index", axis=0) for part in (q, k, v))
         q, k, v = (graph.add("Transpose", part, perm=[0, 2, 1, 3]) for part in (q, k, v))
-        q = graph.add("Mul", q, graph.scalar(size**-0.5))
         scores = graph.add("MatMul", q, graph.add("Transpose", k, perm=[0, 1, 3, 2]))
         weights = graph.add("Softmax", graph.add("Add", scores, self.mask), axis=-1)
         mixed = graph.add("Transpose", graph.add("MatMul", weights, v), perm=[0, 2, 1, 3])
@@ -236,16 +211,30 @@ class _Encoder:
         return self._linear(graph.add("Gelu", self._linear(x, f"{name}.linear_fc1")), f"{name}.linear_fc2")
 
     def _norm(self, x: str, name: str) -> str:
-        scale, bias = self._weight(f"{name}.weight"), self._weight(f"{name}.bias")
-        return str(self.graph.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=1e-6))
+        scale, bias = (
+            self.graph.weight(part, self._tensor(part)) for part in (f"{name}.weight", f"{name}.bias")
+        )
+        x = self._widen(x)
+        return self._narrow(self.graph.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=1e-6))
 
     def _linear(self, x: str, name: str) -> str:
         return str(
             self.graph.add("Gemm", x, self._weight(f"{name}.weight"), self._weight(f"{name}.bias"), transB=1)
         )
 
+    def _narrow(self, x: str) -> str:
+        """From float32 to the form's type."""
+        kind = helper.np_dtype_to_tensor_dtype(self.dtype)
+        return str(self.graph.add("Cast", x, to=kind)) if self.typed else x
+
+    def _widen(self, x: str) -> str:
+        """From the form's type to float32."""
+        return str(self.graph.add("Cast", x, to=TensorProto.FLOAT)) if self.typed else x
+
     def _weight(self, name: str) -> str:
-        return self.graph.weight(name, self._tensor(name))
+        bits = self.shards.bits(f"model.visual.{name}") if self.dtype == ml_dtypes.bfloat16 else None
+        values = self._tensor(name).astype(self.dtype) if bits is None else bits.view(self.dtype)
+        return self.graph.weight(name, values)
 
     def _tensor(self, name: str) -> npt.NDArray[np.float32]:
         return self.shards.float32(f"model.visual.{name}")

@@ -14,7 +14,7 @@ import openvino as ov
 from openvino import Type
 from openvino import opset13 as ops
 
-from build_engine.shards import Shards
+from build_engine.shards import Shards, round_bfloat16
 
 SCHEMES: Final = ("f32", "bf16", "int8", "int4")
 GROUP_SIZES: Final = (128, 64, 32, 16)
@@ -94,12 +94,6 @@ class Weights:
         tensor = ov.Tensor(array, list(shape), kind)
         self._alive.append((array, tensor))
         return ov.op.Constant(tensor)
-
-
-def round_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Bits of the nearest bfloat16, ties to even."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def quantise_int8(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:

@@ -53,11 +53,12 @@ def engines_of() -> Callable[[Path, str], Path]:
         from build_engine.build import build
         from build_engine.checkpoint import Checkpoint
         from build_engine.manifest import FILE_NAME
+        from build_engine.openvino_build import OpenVino
 
         key = hashlib.sha256((Checkpoint.read(checkpoint).content_hash() + software.hexdigest()).encode())
         directory = cache / f"{key.hexdigest()[:20]}-{weights}"
         if not (directory / FILE_NAME).is_file():
-            build(checkpoint, directory, weights, {}, force=True)
+            build(Checkpoint.read(checkpoint), directory, OpenVino(weights), {}, force=True)
         return directory
 
     return get

@@ -3,10 +3,11 @@
 It knows requests, the cache, and how to pack pictures into engine calls. It does not know the engine.
 
 The engine pads attention to the longest segment of a call (a segment: an image, or one temporal group of
-frames of a video), so pictures of like size go together: the padding and the patches of a call are bounded.
-Long videos are cut between temporal groups, which never see each other.
+frames of a video), so pictures of like size go together: the padding and the patches of a call are bounded
+by the engine's `CallLimits`. Long videos are cut between temporal groups, which never see each other.
 
-By default every picture has calls of its own. A CPU gains nothing from larger calls (measured: the same time
+On a GPU pictures share calls: a small one alone leaves most of the GPU idle. On a CPU every picture has calls of
+its own. A CPU gains nothing from larger calls (measured: the same time
 per patch from 16 to 4096 patches), and then a picture's rows cannot depend on what else is in the batch. When
 packed, OpenVINO gives the same rows bit by bit for f32 and bf16 weights if all segments of a call have the
 same size; with padding, rows of std 0.12 move by 4e-7 (f32) and 2e-3 (bf16); with int8 weights by up to 3e-3
@@ -26,9 +27,8 @@ import numpy.typing as npt
 from build_engine.manifest import Manifest
 from ensemble.errors import EngineFailure
 from ensemble.vision_encoder.embedding_cache import EmbeddingCache, MediaKey
-from ensemble.vision_encoder.encoder import VisionEncoder
-
-Table = npt.NDArray[np.float32]
+from ensemble.vision_encoder.encoder import UNSHARED, CallLimits, VisionEncoder
+from ensemble.vision_encoder.rows import Rows, join, zeros
 
 _log = logging.getLogger(__name__)
 
@@ -86,9 +86,7 @@ class BatchEncoder:
         encoder: the engine.
         manifest: facts of the engines.
         cache: rows of earlier pictures.
-        max_call_patches: most patches of one engine call; a single temporal group may have more.
-        max_padding: pictures share calls, with at most so many padded places as a share of the patches. None:
-            each picture has calls of its own.
+        limits: what one engine call may hold; usually `encoder.call_limits`.
     """
 
     def __init__(
@@ -96,24 +94,22 @@ class BatchEncoder:
         encoder: VisionEncoder,
         manifest: Manifest,
         cache: EmbeddingCache,
-        max_call_patches: int = 4096,
-        max_padding: float | None = None,
+        limits: CallLimits = UNSHARED,
     ) -> None:
         self._encoder = encoder
         self._engine_hash = manifest.engine_hash
         self._merged = manifest.vision.spatial_merge_size**2
-        self._max_call_patches = max_call_patches
-        self._max_padding = max_padding
+        self._limits = limits
         self.cache = cache
-        width = manifest.vision.out_hidden_size
-        self._no_media: Table = np.zeros((1, manifest.rows_per_visual_token, width), np.float32)
+        one_token = (1, manifest.rows_per_visual_token, manifest.vision.out_hidden_size)
+        self._no_media = zeros(one_token, manifest.table_dtype)
 
-    def encode_batch(self, requests: Sequence[VisionRequest]) -> list[Table | EngineFailure]:
+    def encode_batch(self, requests: Sequence[VisionRequest]) -> list[Rows | EngineFailure]:
         """Encode what the cache does not hold, and build each request's table.
 
         Returns:
-            Per request, in order, `prompt_embedding_table` float32 [1, (1+D)*V, H] (the rows of one visual
-            token, all zero, if it has no media), or the failure of an engine call with one of its pictures.
+            Per request, in order, `prompt_embedding_table` [1, (1+D)*V, H] (the rows of one visual token, all
+            zero and in host memory, if it has no media), or the failure of an engine call with one of its pictures.
         """
         items = [list(self._items(request)) for request in requests]
         rows = self._rows({item.key: item for of_request in items for item in of_request})
@@ -127,9 +123,9 @@ class BatchEncoder:
             yield _Item(key, request.pixel_patches[start : start + t * h * w])
             start += t * h * w
 
-    def _rows(self, items: Mapping[MediaKey, _Item]) -> dict[MediaKey, Table | EngineFailure]:
+    def _rows(self, items: Mapping[MediaKey, _Item]) -> dict[MediaKey, Rows | EngineFailure]:
         """Rows [v, 1+D, H] of every item, from the cache or the engine."""
-        rows: dict[MediaKey, Table | EngineFailure] = {}
+        rows: dict[MediaKey, Rows | EngineFailure] = {}
         missing: list[_Item] = []
         for key, item in items.items():
             if (held := self.cache.get(key)) is None:
@@ -142,9 +138,9 @@ class BatchEncoder:
                 self.cache.put(key, encoded)
         return rows
 
-    def _encode(self, items: Sequence[_Item]) -> dict[MediaKey, Table | EngineFailure]:
-        pieces = [piece for item in items for piece in _cut(item, self._max_call_patches)]
-        parts: dict[MediaKey, list[Table]] = {item.key: [] for item in items}
+    def _encode(self, items: Sequence[_Item]) -> dict[MediaKey, Rows | EngineFailure]:
+        pieces = [piece for item in items for piece in _cut(item, self._limits)]
+        parts: dict[MediaKey, list[Rows]] = {item.key: [] for item in items}
         failures: dict[MediaKey, EngineFailure] = {}
         for call in self._pack(pieces):
             try:
@@ -157,36 +153,36 @@ class BatchEncoder:
                 failures |= {piece.key: EngineFailure(f"the vision engine failed: {error}") for piece in call}
                 continue
             ends = np.cumsum([len(piece.patches) // self._merged for piece in call])
-            for piece, part in zip(call, np.split(rows, ends[:-1]), strict=True):
-                parts[piece.key].append(part)
-        # Concatenated also when there is one part: the cache wants arrays that own their memory.
-        return {key: failures.get(key) or np.concatenate(parts[key]) for key in parts}
+            for piece, start, end in zip(call, (0, *ends), ends, strict=False):
+                parts[piece.key].append(rows[start:end])
+        # Joined also when there is one part: the cache wants rows that own their memory.
+        return {key: failures.get(key) or join(parts[key]) for key in parts}
 
     def _pack(self, pieces: Sequence[_Piece]) -> list[list[_Piece]]:
         """Sort pieces into engine calls; pieces of one item keep their order."""
-        if self._max_padding is None:
+        if self._limits.max_padding is None:
             return [[piece] for piece in pieces]
-        return _share_calls(pieces, self._max_call_patches, self._max_padding)
+        return _share_calls(pieces, self._limits, self._limits.max_padding)
 
-    def _table(self, rows: Sequence[Table | EngineFailure]) -> Table | EngineFailure:
-        good: list[Table] = []
+    def _table(self, rows: Sequence[Rows | EngineFailure]) -> Rows | EngineFailure:
+        good: list[Rows] = []
         for of_item in rows:
             if isinstance(of_item, EngineFailure):
                 return of_item
             good.append(of_item)
-        table = np.concatenate(good) if good else self._no_media
+        table = join(good) if good else self._no_media
         return table.reshape(1, -1, table.shape[-1])
 
 
-def _cut(item: _Item, max_patches: int) -> Iterator[_Piece]:
+def _cut(item: _Item, limits: CallLimits) -> Iterator[_Piece]:
     t, h, w = item.key.grid_thw
-    groups = max(1, max_patches // (h * w))
+    groups = max(1, min(limits.max_patches // (h * w), limits.max_segments or t))
     for first in range(0, t, groups):
         last = min(first + groups, t)
         yield _Piece(item.key, item.patches[first * h * w : last * h * w], (last - first, h, w))
 
 
-def _share_calls(pieces: Sequence[_Piece], max_patches: int, max_padding: float) -> list[list[_Piece]]:
+def _share_calls(pieces: Sequence[_Piece], limits: CallLimits, max_padding: float) -> list[list[_Piece]]:
     """Put pieces of like segment sizes into the same call."""
     calls: list[list[_Piece]] = []
     patches = segments = 0
@@ -196,7 +192,8 @@ def _share_calls(pieces: Sequence[_Piece], max_patches: int, max_padding: float)
         segments += piece.grid_thw[0]
         if calls:
             padding = segments * calls[-1][0].segment_patches - patches
-            if patches <= max_patches and padding <= max_padding * patches:
+            fits = patches <= limits.max_patches and segments <= (limits.max_segments or segments)
+            if fits and padding <= max_padding * patches:
                 calls[-1].append(piece)
                 continue
         calls.append([piece])

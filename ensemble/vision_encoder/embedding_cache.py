@@ -1,6 +1,7 @@
 """Keeps the rows of pictures that were encoded before, within a budget of bytes; the least recently used go.
 
-It knows keys, arrays and sizes. It does not know engines. Not thread-safe: one model instance owns it.
+It knows keys, rows and sizes. It does not know engines. Not thread-safe: one model instance owns it. The rows stay where
+the engine left them: on a GPU the budget is GPU memory.
 
 The key is the picture's full 256-bit digest with its grid and the engine's hash, so a hit is the same pixels,
 cut the same way, encoded by the same engine.
@@ -11,8 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
+from ensemble.vision_encoder.rows import Rows, freeze
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class EmbeddingCache:
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
-        self._rows: OrderedDict[MediaKey, npt.NDArray[np.float32]] = OrderedDict()
+        self._rows: OrderedDict[MediaKey, Rows] = OrderedDict()
         self.size_bytes = 0
         self.hits = 0
         self.misses = 0
@@ -42,8 +42,8 @@ class EmbeddingCache:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def get(self, key: MediaKey) -> npt.NDArray[np.float32] | None:
-        """The rows [v, 1+D, H], read-only, or None; counts a hit or a miss."""
+    def get(self, key: MediaKey) -> Rows | None:
+        """The rows [v, 1+D, H], not to be written to, or None; counts a hit or a miss."""
         rows = self._rows.get(key)
         if rows is None:
             self.misses += 1
@@ -52,12 +52,11 @@ class EmbeddingCache:
         self._rows.move_to_end(key)
         return rows
 
-    def put(self, key: MediaKey, rows: npt.NDArray[np.float32]) -> None:
+    def put(self, key: MediaKey, rows: Rows) -> None:
         """Keep `rows`, which must own its memory (a view would hold more bytes than are counted)."""
         if rows.nbytes > self._budget_bytes or key in self._rows:
             return
-        assert rows.base is None
-        rows.flags.writeable = False
+        freeze(rows)
         self._rows[key] = rows
         self.size_bytes += rows.nbytes
         while self.size_bytes > self._budget_bytes:

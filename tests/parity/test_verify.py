@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from build_engine.__main__ import main
 from build_engine.build import build
+from build_engine.checkpoint import Checkpoint
 from build_engine.manifest import Manifest
+from build_engine.openvino_build import OpenVino
 
 
 def test_good_engines_pass_and_every_output_is_listed(
@@ -37,8 +39,10 @@ def test_a_spoiled_deepstack_level_is_named_and_fails(
     weights["model.visual.deepstack_merger_list.1.linear_fc2.weight"].zero_()
     save_file(weights, spoiled / "model.safetensors", metadata={"format": "pt"})
     engines = tmp_path / "engines"
-    manifest = build(spoiled, engines, "f32", {}, force=False)
-    true_hash = build(demo_checkpoint, tmp_path / "true", "f32", {}, force=False).checkpoint_hash
+    manifest = build(Checkpoint.read(spoiled), engines, OpenVino("f32"), {}, force=False)
+    true_hash = build(
+        Checkpoint.read(demo_checkpoint), tmp_path / "true", OpenVino("f32"), {}, force=False
+    ).checkpoint_hash
     dataclasses.replace(manifest, checkpoint_hash=true_hash).write(engines)
     capsys.readouterr()
 

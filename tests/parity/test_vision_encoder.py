@@ -12,12 +12,14 @@ import torch
 from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
 from build_engine.build import build
+from build_engine.checkpoint import Checkpoint
 from build_engine.demo.architecture import Sizes, make_model, save_checkpoint
 from build_engine.manifest import Manifest
+from build_engine.openvino_build import OpenVino
 from ensemble.errors import EngineFailure
 from ensemble.vision_encoder.batch import BatchEncoder, VisionRequest
 from ensemble.vision_encoder.embedding_cache import EmbeddingCache
-from ensemble.vision_encoder.encoder import OpenVinoEncoder
+from ensemble.vision_encoder.encoder import CallLimits, OpenVinoEncoder
 
 DEMO = Path(__file__).parents[2] / "build_engine" / "demo" / "checkpoint"
 Grid = tuple[int, int, int]
@@ -78,7 +80,13 @@ class World:
     def engine(self, weights: str) -> tuple[Manifest, OpenVinoEncoder]:
         if weights not in self._engines:
             directory = self._folder / weights
-            manifest = build(self._checkpoint, directory, weights, {"max_seq_len": 512}, force=False)
+            manifest = build(
+                Checkpoint.read(self._checkpoint),
+                directory,
+                OpenVino(weights),
+                {"max_seq_len": 512},
+                force=False,
+            )
             self._engines[weights] = manifest, OpenVinoEncoder(directory, manifest)
         return self._engines[weights]
 
@@ -145,7 +153,7 @@ def test_rows_do_not_depend_on_what_else_is_in_the_batch_to_the_bit(world: World
     manifest, encoder = world.engine(weights)
 
     def encode(*requests: VisionRequest) -> list[Rows]:
-        results = BatchEncoder(encoder, manifest, EmbeddingCache(0), 64).encode_batch(requests)
+        results = BatchEncoder(encoder, manifest, EmbeddingCache(0), CallLimits(64)).encode_batch(requests)
         assert not any(isinstance(result, EngineFailure) for result in results)
         return [result for result in results if not isinstance(result, EngineFailure)]
 
@@ -173,7 +181,7 @@ def test_a_cut_video_equals_the_whole_one(world: World) -> None:
     manifest, encoder = world.engine("f32")
     grid = (5, 6, 4)
     video = media(pixels(world, [grid]), (grid,))
-    (table,) = BatchEncoder(encoder, manifest, EmbeddingCache(1 << 20), 50).encode_batch([video])
+    (table,) = BatchEncoder(encoder, manifest, EmbeddingCache(1 << 20), CallLimits(50)).encode_batch([video])
     assert not isinstance(table, EngineFailure)
     want = world.reference(video.pixel_patches, [grid]).reshape(1, -1, table.shape[-1])
     np.testing.assert_allclose(table, want, atol=TOLERANCE["f32"] * want.std())

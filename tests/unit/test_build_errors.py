@@ -183,11 +183,44 @@ def test_limits_that_cannot_be(options: tuple[str, ...], message: str, refused: 
     assert message in refused(*options)
 
 
-def test_tensorrt_llm_is_announced_not_half_done(
+def test_tensorrt_llm_engines_are_built_in_their_container(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(checkpoint), "--target", "tensorrt-llm", "--output", str(tmp_path / "engines")]) == 2
-    assert "not in this version" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "tensorrt_llm not installed here" in message
+    assert "docs/gpu.md" in message
+    assert not (tmp_path / "engines").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("openvino", ("--weights", "fp8"), "--weights fp8: --target openvino takes f32, bf16, int8, int4"),
+        ("tensorrt-llm", ("--weights", "f32"), "--weights f32: --target tensorrt-llm takes bf16, fp16"),
+        ("openvino", ("--tp-size", "2"), "--tp-size is an option of --target tensorrt-llm"),
+        ("openvino", ("--kv-cache-dtype", "fp8"), "--kv-cache-dtype is an option of --target tensorrt-llm"),
+        ("openvino", ("--lora", "a=b"), "--lora is an option of --target tensorrt-llm"),
+        ("tensorrt-llm", ("--lora", "../a=b"), "--lora ../a: a name has up to 64 letters"),
+    ],
+)
+def test_options_that_the_target_does_not_have(
+    target: str,
+    options: tuple[str, ...],
+    message: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = main([str(checkpoint), "--target", target, "--output", str(tmp_path / "engines"), *options])
+    assert code == 2
+    assert f"build_engine: {message}" in capsys.readouterr().err
+
+
+def test_a_run_time_adapter_has_a_name(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([str(checkpoint), "--target", "tensorrt-llm", "--output", "x", "--lora", "directory"])
+    assert "NAME=DIR is needed, not 'directory'" in capsys.readouterr().err
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

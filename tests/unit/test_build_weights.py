@@ -12,6 +12,7 @@ import pytest
 from openvino import PartialShape, Type
 from openvino import opset13 as ops
 
+from build_engine.shards import round_bfloat16
 from build_engine.weights import (
     GROUP_SIZES,
     SCHEMES,
@@ -19,7 +20,6 @@ from build_engine.weights import (
     group_size,
     quantise_int4,
     quantise_int8,
-    round_bfloat16,
 )
 
 Floats = npt.NDArray[np.float32]

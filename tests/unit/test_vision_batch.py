@@ -6,15 +6,18 @@ import dataclasses
 import hashlib
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from build_engine.manifest import Limits, Manifest, TextFacts, TokenIds, VisionFacts
 from ensemble.errors import EngineFailure
 from ensemble.vision_encoder.batch import BatchEncoder, VisionRequest
 from ensemble.vision_encoder.embedding_cache import EmbeddingCache, MediaKey
+from ensemble.vision_encoder.encoder import CallLimits
 
 K, H, D = 12, 4, 2
 MANIFEST = Manifest(
@@ -67,12 +70,23 @@ def request(*media: tuple[Grid, int]) -> VisionRequest:
     )
 
 
+class TorchEncoder(MemoryEncoder):
+    """The same rows as tensors, as the encoder on a GPU gives them."""
+
+    def encode(self, patches: npt.NDArray[np.uint8], grid_thw: npt.NDArray[np.int32]) -> Any:
+        return torch.from_numpy(super().encode(patches, grid_thw))
+
+
 def make(
-    budget_bytes: int = 1 << 20, max_call_patches: int = 1000, max_padding: float | None = None
+    budget_bytes: int = 1 << 20,
+    max_patches: int = 1000,
+    max_padding: float | None = None,
+    max_segments: int | None = None,
+    encoder: MemoryEncoder | None = None,
 ) -> tuple[BatchEncoder, MemoryEncoder]:
-    encoder = MemoryEncoder()
-    cache = EmbeddingCache(budget_bytes)
-    return BatchEncoder(encoder, MANIFEST, cache, max_call_patches, max_padding), encoder
+    encoder = encoder or MemoryEncoder()
+    limits = CallLimits(max_patches, max_segments, max_padding)
+    return BatchEncoder(encoder, MANIFEST, EmbeddingCache(budget_bytes), limits), encoder
 
 
 def expected(of: VisionRequest) -> npt.NDArray[np.float32]:
@@ -96,10 +110,13 @@ def test_each_request_gets_its_own_rows_in_its_own_order() -> None:
     assert text_only.dtype == np.float32
 
 
+@pytest.mark.parametrize("engine", [MemoryEncoder, TorchEncoder])
 @pytest.mark.parametrize("max_padding", [None, 0.0, 0.5])
-def test_random_batches_never_mix_rows_whatever_is_cached_or_cut(max_padding: float | None) -> None:
+def test_random_batches_never_mix_rows_whatever_is_cached_or_cut(
+    max_padding: float | None, engine: type[MemoryEncoder]
+) -> None:
     dice = random.Random(5)
-    batch, encoder = make(3000, 40, max_padding)
+    batch, encoder = make(3000, 40, max_padding, encoder=engine())
     for _ in range(300):
         requests = [
             request(
@@ -135,7 +152,7 @@ def test_equal_pictures_of_a_batch_are_encoded_once_and_later_not_at_all() -> No
 
 
 def test_calls_bound_padding_and_patches() -> None:
-    batch, encoder = make(max_call_patches=600, max_padding=0.25)
+    batch, encoder = make(max_patches=600, max_padding=0.25)
     media = [
         ((1, 16, 16), 1),
         ((1, 2, 2), 2),
@@ -153,6 +170,15 @@ def test_calls_bound_padding_and_patches() -> None:
     assert sorted(len(call) for call in encoder.calls) == [1, 1, 1, 1, 2]
 
 
+def test_calls_bound_segments_and_long_videos_are_cut_for_it() -> None:
+    batch, encoder = make(max_padding=0.0, max_segments=3)
+    requests = [request(((7, 4, 4), 1)), request(*[((1, 2, 2), seed) for seed in range(2, 9)])]
+    for of, table in zip(requests, tables(batch.encode_batch(requests)), strict=True):
+        np.testing.assert_array_equal(table, expected(of))
+    segments = [sum(t for t, _, _ in call) for call in encoder.calls]
+    assert sorted(segments) == [1, 1, 3, 3, 3, 3]
+
+
 def test_every_picture_has_calls_of_its_own_unless_told_otherwise() -> None:
     batch, encoder = make()
     tables(batch.encode_batch([request(((1, 4, 4), 1), ((1, 4, 4), 2)), request(((1, 4, 4), 3))]))
@@ -160,7 +186,7 @@ def test_every_picture_has_calls_of_its_own_unless_told_otherwise() -> None:
 
 
 def test_a_long_video_is_cut_between_temporal_groups() -> None:
-    batch, encoder = make(max_call_patches=40)
+    batch, encoder = make(max_patches=40)
     video = request(((7, 4, 4), 1))
     (table,) = tables(batch.encode_batch([video]))
     np.testing.assert_array_equal(table, expected(video))
@@ -239,6 +265,44 @@ def test_a_budget_of_zero_turns_the_cache_off() -> None:
         tables(batch.encode_batch([request(((1, 2, 2), 1))]))
     assert len(encoder.calls) == 2
     assert batch.cache.size_bytes == 0
+
+
+def test_a_budget_in_gpu_memory_counts_bytes_of_tensors_and_evicts() -> None:
+    one_token = (1 + D) * H * 4
+    batch, encoder = make(budget_bytes=6 * one_token, encoder=TorchEncoder())
+    for seed in range(3):
+        tables(batch.encode_batch([request(((1, 4, 4), seed))]))
+    assert batch.cache.size_bytes == 4 * one_token
+    assert batch.cache.evictions == 2
+    tables(batch.encode_batch([request(((1, 4, 4), 2))]))
+    assert len(encoder.calls) == 3
+
+
+@pytest.mark.parametrize("table_dtype", ["BF16", "FP16"])
+def test_a_text_only_request_gets_a_row_of_the_engines_type(table_dtype: str) -> None:
+    manifest = dataclasses.replace(MANIFEST, table_dtype=table_dtype)
+    (table,) = BatchEncoder(TorchEncoder(), manifest, EmbeddingCache(0)).encode_batch([request()])
+    assert table.dtype == {"BF16": torch.bfloat16, "FP16": torch.float16}[table_dtype]
+    assert table.shape == (1, 1 + D, H)
+    assert not table.any()
+
+
+def test_rows_that_share_memory_with_others_are_not_kept() -> None:
+    cache = EmbeddingCache(1000)
+    for shared in (rows(4)[:2], torch.ones(4, 1, 1)[:2]):
+        with pytest.raises(ValueError, match="share memory"):
+            cache.put(key("a"), shared)
+    cache.put(key("b"), torch.ones(2, 1, 1))
+    assert (len(cache), cache.size_bytes) == (1, 8)
+
+
+def test_cached_tensors_cannot_be_changed_through_a_table() -> None:
+    batch, _ = make(encoder=TorchEncoder())
+    one = request(((1, 2, 2), 1))
+    (table,) = tables(batch.encode_batch([one]))
+    table[:] = 0
+    (again,) = tables(batch.encode_batch([one]))
+    np.testing.assert_array_equal(again, expected(one))
 
 
 def test_cached_rows_cannot_be_changed_through_a_table() -> None:

@@ -3,12 +3,12 @@
 import triton_python_backend_utils as pb_utils
 
 from build_engine.manifest import Manifest
-from ensemble.contract import CONTRACT, PROMPT_EMBEDDING_TABLE, VISION_ENCODER
+from ensemble.contract import PROMPT_EMBEDDING_TABLE, VISION_ENCODER, contract
 from ensemble.gauges import Gauges
 from ensemble.triton_io import TritonIO, load
 from ensemble.vision_encoder.batch import BatchEncoder, VisionRequest
 from ensemble.vision_encoder.embedding_cache import EmbeddingCache
-from ensemble.vision_encoder.encoder import OpenVinoEncoder
+from ensemble.vision_encoder.encoder import load_encoder
 
 
 class TritonPythonModel:
@@ -16,9 +16,9 @@ class TritonPythonModel:
         config = load(args)
         manifest = Manifest.read(config.engines)
         self.cache = EmbeddingCache(config.vision_cache_bytes)
-        encoder = OpenVinoEncoder(config.engines, manifest, config.threads)
-        self.encoder = BatchEncoder(encoder, manifest, self.cache)
-        self.io = TritonIO(pb_utils, CONTRACT[VISION_ENCODER])
+        encoder = load_encoder(config.engines, manifest, config)
+        self.encoder = BatchEncoder(encoder, manifest, self.cache, encoder.call_limits)
+        self.io = TritonIO(pb_utils, contract(manifest.target, manifest.table_dtype)[VISION_ENCODER])
         self.gauges = Gauges(pb_utils, self.numbers)
 
     def execute(self, requests):
