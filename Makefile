@@ -14,6 +14,8 @@ WEIGHTS ?= int8
 PICTURE ?= build_engine/demo/pictures/black_phone.jpg
 QUESTION ?= 我的手机打不开，怎么办？
 PYTEST_ARGS ?=
+# The image has everything installed; it has no .venv.
+GPU_PYTHON ?= python3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
@@ -51,13 +53,17 @@ test: setup  ## all tests (about 4 minutes on two cores)
 unit: setup  ## the tests without a server, seconds
 	$(BIN)/python -m pytest tests/unit tests/contract $(PYTEST_ARGS)
 
-lint: setup  ## ruff, mypy --strict, rendered files up to date
+test-gpu:  ## the hardware checklist, in the container of docker/Dockerfile.gpu (docs/gpu.md)
+	$(GPU_PYTHON) -m pytest -m gpu -s -p no:cacheprovider -o filterwarnings=default --timeout=14400 $(PYTEST_ARGS) tests/gpu
+
+lint: setup  ## ruff, mypy --strict, Dockerfiles, rendered files up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint docker/Dockerfile.cpu docker/Dockerfile.gpu
 	$(BIN)/python -m ensemble check
 
 clean:  ## remove engines and caches, keep .venv
 	rm -rf engines .run .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup engines demo serve test unit lint clean
+.PHONY: help setup engines demo serve test test-gpu unit lint clean

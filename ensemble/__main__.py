@@ -9,8 +9,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from build_engine.manifest import Manifest
 from ensemble import repository
 from ensemble.config import DeploymentConfig
+from ensemble.contract import TENSORRT_LLM
+from ensemble.profiles import CPU, GPU, GPU_PYTORCH, PROFILES
+from ensemble.tensorrtllm import TensorRtLlmBackend
 
 _SERVE = """\
 Start Triton with the engines, wait until it is ready, and run until SIGINT or SIGTERM. Then requests in
@@ -50,8 +54,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add_render(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=Path, default=repository.COMMITTED, help="default: model_repository")
+    _add_profile(parser, CPU, f"default: {CPU}, the committed repository")
+    parser.add_argument(
+        "--engines", type=Path, help="directory that build_engine wrote, as the server will see it; for GPUs"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=repository.COMMITTED,
+        help="default: model_repository; elsewhere the model.py files are written too",
+    )  # fmt: skip
+    _add_set(parser)
     parser.set_defaults(run=_render)
+
+
+def _add_profile(parser: argparse.ArgumentParser, default: str | None, text: str) -> None:
+    parser.add_argument("--profile", choices=list(PROFILES), default=default, help=text)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", nargs="?", action="append", default=[], metavar="FIELD=VALUE", dest="changes",
+        help="change a field of the deployment (ensemble/config.py); without a value: list them",
+    )  # fmt: skip
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +86,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engines", type=Path, required=True, help="directory that build_engine wrote")
+    _add_profile(parser, None, f"default: {CPU} or {GPU}, as the engines are")
     parser.add_argument(
         "--checkpoint", type=Path, help="refuse engines that were not built from this checkpoint"
     )
@@ -85,16 +109,27 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--tritonserver", type=Path, metavar="PATH", help="this tritonserver, not the one found"
     )
     parser.add_argument("--verbose", action="store_true", help="Triton's verbose log")
-    parser.add_argument(
-        "--set", nargs="?", action="append", default=[], metavar="FIELD=VALUE", dest="changes",
-        help="change a field of the deployment (ensemble/config.py); without a value: list them",
-    )  # fmt: skip
+    _add_set(parser)
     parser.set_defaults(run=_serve)
 
 
 def _render(given: argparse.Namespace) -> int:
-    for file in repository.write_configs(given.output, DeploymentConfig()):
-        print(file)
+    try:
+        config = PROFILES[given.profile]
+        if given.engines is not None:
+            config = replace(config, engines=given.engines.resolve())
+        elif config.tensorrt_llm is not None:
+            raise ValueError(
+                f"--profile {given.profile} takes its limits from engines; name them with --engines"
+            )
+        config = changed(config, given.changes)
+        if given.output.resolve() != repository.COMMITTED:
+            repository.write(given.output, config)
+        for file in repository.write_configs(given.output, config):
+            print(file)
+    except ValueError as error:
+        print(f"cannot render: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -109,15 +144,31 @@ def _check(given: argparse.Namespace) -> int:
 
 def _serve(given: argparse.Namespace) -> int:
     # Only here: rendering needs no Triton, and `--help` should be quick.
-    from ensemble.preflight import Ports, check_engines, check_installation, choose_ports
-    from ensemble.server import ServerDiedError, Settings, serve
+    from ensemble.command import Settings
+    from ensemble.preflight import (
+        Ports,
+        check_engines,
+        check_gpu,
+        check_installation,
+        check_llm_api,
+        choose_ports,
+    )
+    from ensemble.server import ServerDiedError, serve
     from ensemble.startup import StartError
     from ensemble.tritonserver import MissingError, find
 
     try:
-        config = changed(DeploymentConfig(engines=given.engines.resolve()), given.changes)
-        check_engines(config.engines, given.checkpoint)
+        engines = given.engines.resolve()
+        # The LLM API runs no engine: of the directory it needs the manifest and the tokenizer's files.
+        manifest = check_engines(engines, given.checkpoint, versions=given.profile != GPU_PYTORCH)
+        profile = given.profile or (GPU if manifest.target == TENSORRT_LLM else CPU)
+        config = changed(replace(PROFILES[profile], engines=engines), given.changes)
+        _check_profile(profile, config, manifest)
         triton = find(given.tritonserver)
+        if config.tensorrt_llm is not None:
+            check_gpu(TensorRtLlmBackend.read(config), triton)
+        if config.llm_api is not None:
+            check_llm_api(config.llm_api)
         check_installation()
         wanted = (
             Ports(0, 0, 0)
@@ -144,10 +195,20 @@ def _serve(given: argparse.Namespace) -> int:
         return 1
 
 
+def _check_profile(profile: str, config: DeploymentConfig, manifest: Manifest) -> None:
+    if config.llm_api is None and (config.tensorrt_llm is not None) != (manifest.target == TENSORRT_LLM):
+        raise ValueError(f"--profile {profile} does not serve {manifest.target} engines; leave it out")
+
+
 def changed(config: DeploymentConfig, changes: Sequence[str | None]) -> DeploymentConfig:
     """The configuration with FIELD=VALUE changes; ValueError lists the fields and what they are now."""
-    own = {f.name: config for f in fields(config) if f.name not in ("engines", "media")}
-    holders = own | {f"media.{f.name}": config.media for f in fields(config.media)}
+    groups = {"media": config.media, "tensorrt_llm": config.tensorrt_llm, "llm_api": config.llm_api}
+    holders: dict[str, Any] = {
+        f.name: config for f in fields(config) if f.name != "engines" and f.name not in groups
+    }
+    for prefix, group in groups.items():
+        if group is not None:
+            holders |= {f"{prefix}.{f.name}": group for f in fields(group)}
     listing = "\n".join(
         f"  {name}={getattr(holder, name.split('.')[-1])}" for name, holder in holders.items()
     )
@@ -157,12 +218,11 @@ def changed(config: DeploymentConfig, changes: Sequence[str | None]) -> Deployme
             raise ValueError(
                 f"--set takes FIELD=VALUE, not {change or 'nothing'!r}; the fields and their values:\n{listing}"
             )
-        now = getattr(holders[name], name.split(".")[-1])
-        value = _parsed(text, now, name)
-        if name.startswith("media."):
-            config = replace(config, media=replace(config.media, **{name.removeprefix("media."): value}))
-        else:
-            config = replace(config, **{name: value})
+        prefix, dot, last = name.rpartition(".")
+        value: Any = _parsed(text, getattr(holders[name], last), name)
+        if dot:
+            value = replace(getattr(config, prefix), **{last: value})
+        config = replace(config, **{prefix or name: value})
     return config
 
 

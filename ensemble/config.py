@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ensemble.contract import TENSORRT_LLM_PYTORCH
+
 PARAMETER = "deployment"
 """Name of the config.pbtxt parameter that carries `DeploymentConfig.to_json()` to each model."""
 
@@ -30,6 +32,61 @@ class MediaLimits:
 
 
 @dataclass(frozen=True)
+class BackendOptions:
+    """How NVIDIA's C++ backend schedules and decodes, under the names of its own parameters.
+
+    `tensorrtllm.TensorRtLlmBackend` refuses what cannot work, and takes every limit from the engine.
+
+    Attributes:
+        gpu_device_ids: "0,1": the GPU of each tensor-parallel rank; "": 0 and up, as many as the engine has ranks.
+        batch_scheduler_policy: "guaranteed_no_evict" starts a request when the KV cache can hold all of its answer;
+            "max_utilization" starts more, and pauses some when the cache runs out.
+        kv_cache_free_gpu_mem_fraction: part of the GPU memory that is free once the engine is loaded that the KV cache takes.
+            The vision encoder, its cache and Triton's CUDA pool live in the rest, and may load later.
+        kv_cache_host_memory_bytes: KV blocks that leave the GPU are kept in host memory, up to this; 0: dropped.
+        enable_chunked_context: prefill long prompts in chunks beside running answers.
+        decoding_mode: "top_k_top_p", "top_k" or "top_p". The first does all that requests may ask for.
+        multi_block_mode: split the attention of few long sequences over more of the GPU.
+        enable_context_fmha_fp32_acc: accumulate prefill attention in float32: slower, a little more exact.
+        cuda_graph_mode, enable_trt_overlap: cannot be used with a prompt embedding table; named to be refused.
+        lora_cache_max_adapter_size, lora_cache_optimal_adapter_size: largest and usual rank of the cached adapters. 0: the
+            engine's largest rank.
+        lora_cache_gpu_memory_fraction: part of the free GPU memory for adapters. It is taken before the KV cache.
+        lora_cache_host_memory_bytes: host memory for adapters. One that fell out of it is sent again.
+    """
+
+    gpu_device_ids: str = ""
+    batch_scheduler_policy: str = "guaranteed_no_evict"
+    kv_cache_free_gpu_mem_fraction: float = 0.7
+    kv_cache_host_memory_bytes: int = 0
+    enable_chunked_context: bool = True
+    decoding_mode: str = "top_k_top_p"
+    multi_block_mode: bool = True
+    enable_context_fmha_fp32_acc: bool = False
+    cuda_graph_mode: bool = False
+    enable_trt_overlap: bool = False
+    lora_cache_max_adapter_size: int = 0
+    lora_cache_optimal_adapter_size: int = 0
+    lora_cache_gpu_memory_fraction: float = 0.05
+    lora_cache_host_memory_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class LlmApiOptions:
+    """The second runtime for the language model, TensorRT-LLM's LLM API on its PyTorch backend.
+
+    Attributes:
+        model: Hugging Face directory with the weights.
+        tensor_parallel_size: GPUs of the model.
+        free_gpu_memory_fraction: part of the free GPU memory that the KV cache takes.
+    """
+
+    model: str = ""
+    tensor_parallel_size: int = 1
+    free_gpu_memory_fraction: float = 0.8
+
+
+@dataclass(frozen=True)
 class DeploymentConfig:
     """How the models are deployed.
 
@@ -46,6 +103,9 @@ class DeploymentConfig:
         kv_cache_reuse: share the blocks of equal prompt prefixes.
         threads: threads of each engine, 0 leaves the choice to OpenVINO.
         exit_timeout_s: how long streams may go on after SIGTERM.
+        tensorrt_llm: options of the C++ backend; None on the target openvino. kv_cache_bytes, kv_cache_dtype and threads
+            are for the target openvino only.
+        llm_api: options of the runtime tensorrt-llm-pytorch; None: engines are run.
     """
 
     engines: Path = Path("/engines")
@@ -60,11 +120,20 @@ class DeploymentConfig:
     threads: int = 0
     exit_timeout_s: int = 60
     media: MediaLimits = field(default_factory=MediaLimits)
+    tensorrt_llm: BackendOptions | None = None
+    llm_api: LlmApiOptions | None = None
+
+    def target(self, built: str) -> str:
+        """Whose contract the models keep: that of the engines, or of the runtime that needs none."""
+        return built if self.llm_api is None else TENSORRT_LLM_PYTORCH
 
     def to_json(self) -> str:
         """Text for a config.pbtxt parameter."""
         plain = dataclasses.asdict(self)
         plain["engines"] = str(self.engines)
+        for name in ("tensorrt_llm", "llm_api"):
+            if plain[name] is None:
+                del plain[name]
         return json.dumps(plain, sort_keys=True)
 
     @classmethod
@@ -76,4 +145,8 @@ class DeploymentConfig:
             raise ValueError(f"unknown deployment field {unknown[0]!r}; known: {', '.join(sorted(known))}")
         plain["engines"] = Path(plain["engines"])
         plain["media"] = MediaLimits(**plain["media"])
+        if "tensorrt_llm" in plain:
+            plain["tensorrt_llm"] = BackendOptions(**plain["tensorrt_llm"])
+        if "llm_api" in plain:
+            plain["llm_api"] = LlmApiOptions(**plain["llm_api"])
         return cls(**plain)

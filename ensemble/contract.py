@@ -1,5 +1,9 @@
 """The contract between the models: every tensor by name, data type and shape, in one place.
 
+`contract` gives it for a target; `CONTRACT` is that of the target openvino. The two differ in what NVIDIA's C++ backend does
+its own way: the data type of the prompt embedding table, a leading batch dimension on outputs, performance counters that come
+all together or not at all, and adapters (LoRA).
+
 Shapes use -1 for a free dimension. All models but `qwen3_vl` and `ensemble` have `max_batch_size` > 0 in spirit,
 but every tensor here carries its leading batch dimension of 1 explicitly, so one table serves all of them.
 
@@ -16,7 +20,7 @@ A tensor is added here first; `pbtxt` renders it, and the tests point to what is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 ENTRY: Final = "qwen3_vl"
@@ -25,6 +29,11 @@ PREPROCESSING: Final = "preprocessing"
 VISION_ENCODER: Final = "vision_encoder"
 LANGUAGE_MODEL: Final = "tensorrt_llm"
 MODELS: Final = (ENTRY, ENSEMBLE, PREPROCESSING, VISION_ENCODER, LANGUAGE_MODEL)
+
+OPENVINO: Final = "openvino"
+TENSORRT_LLM: Final = "tensorrt-llm"
+TENSORRT_LLM_PYTORCH: Final = "tensorrt-llm-pytorch"
+"""No target of a build: the second runtime for the language model, which encodes pictures itself."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +116,42 @@ PROMPT: Final = (
 # parameters, which reach every step of an ensemble.
 
 GENERATED: Final = (
-    Tensor(
-        "output_ids", "INT32", (-1, -1)
-    ),  # [beams=1, new tokens]; a leading batch 1 may be added by the backend
+    Tensor("output_ids", "INT32", (-1, -1)),  # [beams=1, new tokens]
     Tensor("sequence_length", "INT32", (-1,)),
     Tensor("output_log_probs", "FP32", (-1, -1)),
     Tensor("num_input_tokens", "INT32", (1,)),
     Tensor("kv_cache_reused_blocks", "INT32", (1,)),
 )
+
+# --- only on the target tensorrt-llm -------------------------------------------------------------------------
+# Names, data types and shapes as NVIDIA's template declares them (TensorRT-LLM triton_backend/all_models/inflight_batcher_llm/
+# tensorrt_llm/config.pbtxt) and as model_instance_state.cc fills them.
+
+RETURN_PERF_METRICS: Final = Tensor("return_perf_metrics", "BOOL", (1, 1))
+"""Asks for `kv_cache_reused_blocks`, and with it for all of `PERFORMANCE`."""
+
+PERFORMANCE: Final = (
+    Tensor("kv_cache_alloc_new_blocks", "INT32", (1, 1)),
+    Tensor("kv_cache_alloc_total_blocks", "INT32", (1, 1)),
+    Tensor("arrival_time_ns", "INT64", (1, 1)),
+    Tensor("first_scheduled_time_ns", "INT64", (1, 1)),
+    Tensor("first_token_time_ns", "INT64", (1, 1)),
+    Tensor("last_token_time_ns", "INT64", (1, 1)),
+    Tensor("acceptance_rate", "FP32", (1, 1)),
+    Tensor("total_accepted_draft_tokens", "INT32", (1, 1)),
+    Tensor("total_draft_tokens", "INT32", (1, 1)),
+)
+"""What the C++ backend sends along, asked or not. An ensemble fails a response with an output that it has no tensor for, and
+is not loaded with a tensor that nobody takes, so all of them are its outputs too; nothing of ours reads them."""
+
+LORA_TASK_ID: Final = Tensor("lora_task_id", "UINT64", (1, 1))
+LORA_CONFIG: Final = Tensor("lora_config", "INT32", (1, -1, 3))
+
+
+def lora_weights(dtype: str) -> Tensor:
+    """The weights of an adapter, in the engine's own data type: the backend refuses any other."""
+    return Tensor("lora_weights", dtype, (1, -1, -1))
+
 
 # --- what the client receives. A chunk may leave out every output but `text`; the last one has them all.
 REPLY: Final = (
@@ -134,19 +171,45 @@ STOP: Final = Tensor("stop", "BOOL", (1, 1), optional=True)
 
 
 def _optional(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(Tensor(t.name, t.dtype, t.shape, optional=True) for t in tensors)
+    return tuple(replace(tensor, optional=True) for tensor in tensors)
 
 
-CONTRACT: Final = {
-    ENTRY: Model(ENTRY, REQUEST, REPLY, decoupled=True),
-    ENSEMBLE: Model(ENSEMBLE, REQUEST, GENERATED, decoupled=True),
-    PREPROCESSING: Model(PREPROCESSING, REQUEST, VISION_REQUEST + PROMPT),
-    VISION_ENCODER: Model(VISION_ENCODER, VISION_REQUEST, (PROMPT_EMBEDDING_TABLE,)),
+def contract(target: str, table_dtype: str) -> dict[str, Model]:
+    """The models of a target by name.
+
+    Args:
+        target: "openvino" or "tensorrt-llm", as in the manifest; or "tensorrt-llm-pytorch", which has one step only.
+        table_dtype: data type of the prompt embedding table, as in the manifest.
+    """
+    entry = Model(ENTRY, REQUEST, REPLY, decoupled=True)
+    if target == TENSORRT_LLM_PYTORCH:
+        return {
+            ENTRY: entry,
+            ENSEMBLE: Model(ENSEMBLE, REQUEST, GENERATED, decoupled=True),
+            LANGUAGE_MODEL: Model(LANGUAGE_MODEL, (*_optional(REQUEST), STOP), GENERATED, decoupled=True),
+        }
+    table = replace(PROMPT_EMBEDDING_TABLE, dtype=table_dtype)
+    prompt: tuple[Tensor, ...] = PROMPT
+    generated: tuple[Tensor, ...] = GENERATED
+    adapter: tuple[Tensor, ...] = ()
+    if target == TENSORRT_LLM:
+        prompt = (*PROMPT, RETURN_PERF_METRICS)
+        generated = (*(replace(tensor, shape=(1, *tensor.shape)) for tensor in GENERATED), *PERFORMANCE)
+        adapter = _optional((LORA_TASK_ID, lora_weights(table_dtype), LORA_CONFIG))
     # A stop request (`stop` = true under the id of the request to stop) carries no prompt, hence optional.
-    LANGUAGE_MODEL: Model(
-        LANGUAGE_MODEL, (*_optional((*PROMPT, PROMPT_EMBEDDING_TABLE)), STOP), GENERATED, decoupled=True
-    ),
-}
+    language_inputs = (*_optional((*prompt, table)), *adapter, STOP)
+    return {
+        ENTRY: entry,
+        ENSEMBLE: Model(ENSEMBLE, (*REQUEST, *adapter), generated, decoupled=True),
+        PREPROCESSING: Model(PREPROCESSING, REQUEST, VISION_REQUEST + prompt),
+        VISION_ENCODER: Model(VISION_ENCODER, VISION_REQUEST, (table,)),
+        LANGUAGE_MODEL: Model(LANGUAGE_MODEL, language_inputs, generated, decoupled=True),
+    }
+
+
+CONTRACT: Final = contract(OPENVINO, "FP32")
 
 STEPS: Final = (PREPROCESSING, VISION_ENCODER, LANGUAGE_MODEL)
-"""The steps of the ensemble; a tensor flows from the step that gives it to every later step that takes it."""
+"""The steps of the ensemble, those of them that a target has; a tensor flows from the step that gives it to every later step
+that takes it.
+"""

@@ -72,6 +72,7 @@ class Loopback:
     ) -> Iterator[dict[str, npt.NDArray[Any]] | str]:
         """Run a model; yields each response's outputs by name (read-only arrays), or an error's text.
 
+        BF16, which numpy lacks, is sent from any two-byte type that holds its bits.
         Ends when the model has sent its last response. Responses without outputs are left out.
         """
         request = service_pb2.ModelInferRequest(model_name=model.name, id=request_id)

@@ -58,7 +58,7 @@ class Options:
     @property
     def greedy(self) -> bool:
         """Whether the most likely token is always taken."""
-        return self.temperature == 0.0 or self.top_k == 1
+        return self.temperature == 0.0 or self.top_k == 1 or self.top_p == 0.0
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Options:

@@ -7,7 +7,7 @@ fits.
 
 Two things found by trial on Triton 2.51: the vision encoder batches requests of different sizes only when its
 inputs allow ragged batches; and a batching step of an ensemble declares its dims without the leading 1, while
-the ensemble's tensors keep it.
+the ensemble's tensors keep it. Both hold for the C++ backend of the target tensorrt-llm too.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from ensemble.config import PARAMETER, DeploymentConfig
 from ensemble.contract import (
-    CONTRACT,
     ENSEMBLE,
+    LANGUAGE_MODEL,
+    OPENVINO,
     PREPROCESSING,
     STEPS,
     VISION_ENCODER,
     Model,
     Tensor,
+    contract,
 )
+from ensemble.tensorrtllm import NAME, Parameter, TensorRtLlmBackend
 
 HEADER = "# Rendered from ensemble/contract.py and ensemble/config.py by `python -m ensemble render`. Do not edit.\n"
 
@@ -46,9 +49,30 @@ class Step:
     outputs: tuple[str, ...]
 
 
-def render(config: DeploymentConfig) -> dict[str, str]:
-    """The text of every model's config.pbtxt, by model name."""
-    return {name: HEADER + _text(_model_config(model, config)) for name, model in CONTRACT.items()}
+def render(config: DeploymentConfig, backend: TensorRtLlmBackend | None = None) -> dict[str, str]:
+    """The text of every model's config.pbtxt, by model name.
+
+    Args:
+        config: the deployment.
+        backend: NVIDIA's C++ backend over its engines; None renders the target openvino, or the LLM API if the deployment
+            has it.
+    """
+    if backend is None:
+        models = contract(config.target(OPENVINO), "FP32")
+        return {name: HEADER + _text(_python_model(model, models, config)) for name, model in models.items()}
+    models = contract(backend.manifest.target, backend.manifest.table_dtype)
+    texts = {}
+    for name, model in models.items():
+        if name == LANGUAGE_MODEL:
+            texts[name] = HEADER + _text(_cpp_model(model, backend)) + _commented(backend.parameters())
+            continue
+        message = _python_model(model, models, config)
+        if name == VISION_ENCODER:
+            group = message.instance_group[0]
+            group.kind = pb.ModelInstanceGroup.KIND_GPU
+            group.gpus.append(backend.gpu_device_ids[0])
+        texts[name] = HEADER + _text(message)
+    return texts
 
 
 def wire(contract: Mapping[str, Model]) -> tuple[Step, ...]:
@@ -56,8 +80,8 @@ def wire(contract: Mapping[str, Model]) -> tuple[Step, ...]:
     ensemble = contract[ENSEMBLE]
     known: dict[str, Tensor] = {tensor.name: tensor for tensor in ensemble.inputs}
     steps = []
-    for name in STEPS:
-        model = contract[name]
+    for model in (contract[name] for name in STEPS if name in contract):
+        name = model.name
         inputs = tuple(tensor.name for tensor in model.inputs if _flows(tensor, known, name))
         for tensor in model.outputs:
             if tensor.name in known:
@@ -94,7 +118,56 @@ def _flows(wanted: Tensor, known: Mapping[str, Tensor], model: str) -> bool:
     return True
 
 
-def _model_config(model: Model, config: DeploymentConfig) -> Any:
+def _cpp_model(model: Model, backend: TensorRtLlmBackend) -> Any:
+    """The language model on NVIDIA's backend; shapes are declared as in NVIDIA's own template."""
+    batch = backend.engine.max_batch_size
+    message = pb.ModelConfig(
+        name=model.name,
+        backend=NAME,
+        max_batch_size=batch,
+        input=[_cpp_input(tensor) for tensor in model.inputs],
+        output=[
+            pb.ModelOutput(name=tensor.name, data_type=_data_type(tensor), dims=tensor.shape[1:])
+            for tensor in model.outputs
+        ],
+    )
+    message.model_transaction_policy.decoupled = True
+    # The backend starts one executor, which finds its GPUs itself.
+    message.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
+    # Requests are handed over at once, and join the running batch one by one. The backend takes the queue's length for its
+    # own: as long as the entry admits no more, it never refuses.
+    message.dynamic_batching.preferred_batch_size.append(batch)
+    message.dynamic_batching.default_queue_policy.max_queue_size = backend.max_inflight
+    return message
+
+
+def _cpp_input(tensor: Tensor) -> Any:
+    message = pb.ModelInput(
+        name=tensor.name, data_type=_data_type(tensor), dims=tensor.shape[1:], optional=tensor.optional
+    )
+    if tensor.name == "mrope_position_deltas":
+        return message  # the template gives it no reshape
+    if tensor.shape == (1, 1):
+        message.reshape.SetInParent()  # a scalar: [batch], not [batch, 1]
+    else:
+        message.allow_ragged_batch = True
+    return message
+
+
+def _commented(parameters: tuple[Parameter, ...]) -> str:
+    return "".join(
+        f"# {parameter.comment}\n{_text(_parameter(parameter.name, parameter.value))}"
+        for parameter in parameters
+    )
+
+
+def _parameter(name: str, value: str) -> Any:
+    message = pb.ModelConfig()
+    message.parameters[name].string_value = value
+    return message
+
+
+def _python_model(model: Model, models: Mapping[str, Model], config: DeploymentConfig) -> Any:
     """Triton's message for one model. Types of protobuf's generated classes are opaque to mypy."""
     batching = model.name == VISION_ENCODER
     message = pb.ModelConfig(
@@ -111,7 +184,7 @@ def _model_config(model: Model, config: DeploymentConfig) -> Any:
     message.parameters[PARAMETER].string_value = config.to_json()
     if model.name == ENSEMBLE:
         message.platform = "ensemble"
-        message.ensemble_scheduling.step.extend(_step(step) for step in wire(CONTRACT))
+        message.ensemble_scheduling.step.extend(_step(step) for step in wire(models))
         return message
     message.backend = "python"
     # Said, because on a machine with a GPU Triton would otherwise start one process per GPU.

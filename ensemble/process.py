@@ -22,6 +22,7 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _STUB_WORD = "triton_python_backend_stub"
+_SERVER_WORD = "tritonserver"  # ranks of an engine of several GPUs
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,14 @@ class TritonProcess:
 
     def kill(self) -> None:
         """End server and stubs now."""
-        stubs = find_stubs(self.pid)
+        pids = {*_descendants(self.pid), *(stub.pid for stub in self._stubs.values())}
         self._process.kill()
         self._process.wait()
-        # They notice by themselves that their server is gone, but only within a second, and not while they load.
-        for pid in {stub.pid for stub in (*stubs, *self._stubs.values())}:
-            if _is_stub(pid):
+        # Stubs notice by themselves that their server is gone, but only within a second, and not while they load.
+        for pid in pids:
+            if _is_ours(pid):
                 os.kill(pid, signal.SIGKILL)
-        _wait_until(lambda: not any(_is_stub(stub.pid) for stub in stubs), seconds=5.0)
+        _wait_until(lambda: not any(_is_ours(pid) for pid in pids), seconds=5.0)
 
     def close(self) -> None:
         """Make sure that nothing is left, and let go of the descriptors."""
@@ -122,17 +123,24 @@ class TritonProcess:
 
 
 def find_stubs(server: int) -> list[Stub]:
-    """The stubs of a server process, with the model that each runs."""
+    """The stubs below a process (tritonserver, or the mpirun above it), with the model that each runs."""
+    commands = {pid: _command(pid) for pid in _descendants(server)}
+    return [
+        Stub(pid, _model_of(words))
+        for pid, words in commands.items()
+        if words and words[0].endswith(_STUB_WORD)
+    ]
+
+
+def _descendants(pid: int) -> list[int]:
     found = []
-    for children in Path(f"/proc/{server}/task").glob("*/children"):
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             pids = [int(word) for word in children.read_text().split()]
         except FileNotFoundError:  # that thread has ended
             continue
-        for pid in pids:
-            words = _command(pid)
-            if words and words[0].endswith(_STUB_WORD):
-                found.append(Stub(pid, _model_of(words)))
+        for child in pids:
+            found += [child, *_descendants(child)]
     return found
 
 
@@ -174,10 +182,10 @@ def _command(pid: int) -> list[str]:
         return []
 
 
-def _is_stub(pid: int) -> bool:
-    """Whether the process lives (a zombie has no command line) and is a stub: ids are used again."""
+def _is_ours(pid: int) -> bool:
+    """Whether the process lives (a zombie has no command line) and is a stub or a server: ids are used again."""
     words = _command(pid)
-    return bool(words) and words[0].endswith(_STUB_WORD)
+    return bool(words) and words[0].endswith((_STUB_WORD, _SERVER_WORD))
 
 
 def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -1,6 +1,7 @@
 """Runs one Triton server: starts it, waits until it is ready, watches it, drains it, and leaves nothing behind.
 
-It knows the life of a server. Processes are in `process`, checks in `preflight`, and what Triton serves in `repository`.
+It knows the life of a server. Processes are in `process`, checks in `preflight`, the command in `command`, and what Triton
+serves in `repository`.
 
 How it ends:
 
@@ -26,15 +27,15 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from ensemble import draining, loopback, repository
+from ensemble.command import Settings, start_command
 from ensemble.config import DeploymentConfig
 from ensemble.gauges import DRAINING, IN_FLIGHT
-from ensemble.preflight import Ports
 from ensemble.process import Stub, TritonProcess, memory_kills
 from ensemble.startup import StartError, explain, show_progress
 from ensemble.tritonserver import TritonServer
@@ -43,27 +44,7 @@ GRACE_S = 2.5
 """How long Triton may take to exit when nothing is in flight; it needs about 2 s."""
 _POLL_S = 0.05
 _PREFIX = "qwen3vl-serve"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Where a server listens and writes.
-
-    Attributes:
-        host: address to bind.
-        ports: free ports of it.
-        log_dir: directory for triton.log; None: a temporary one, kept when the server fails.
-        ready_file: JSON written when ready, removed at the end: pid, triton_pid, host and ports.
-        ready_timeout_s: how long loading may take.
-        verbose: Triton's verbose log.
-    """
-
-    host: str
-    ports: Ports
-    log_dir: Path | None = None
-    ready_file: Path | None = None
-    ready_timeout_s: float = 600.0
-    verbose: bool = False
+_MPI_STORE = "PMIX_MCA_gds"
 
 
 class _Signals:
@@ -86,14 +67,26 @@ class _Signals:
         self.count += 1
 
 
-def serve(config: DeploymentConfig, settings: Settings, triton: TritonServer) -> int:
-    """Serve until a signal or a failure; returns the exit code. StartError if it does not become ready."""
+def serve(
+    config: DeploymentConfig,
+    settings: Settings,
+    triton: TritonServer,
+    write: Callable[[Path, DeploymentConfig], None] = repository.write,
+) -> int:
+    """Serve until a signal or a failure; returns the exit code. StartError if it does not become ready.
+
+    Args:
+        config: the deployment.
+        settings: where to listen and write.
+        triton: the installation to run.
+        write: writes the model repository of a deployment into a directory.
+    """
     started_s = time.monotonic()
     with _Signals() as signals, _run_directory() as run, _log_file(settings, run) as log:
-        repository.write(run / "models", config)
+        write(run / "models", config)
         backends, environment = triton.prepare(run)
         environment |= _environment(settings, run)
-        command = [str(triton.binary), *_arguments(config, settings, run, backends)]
+        command = start_command(triton.binary, run / "models", backends, config, settings, _shm_prefix())
         process = TritonProcess(command, environment, run, log)
         try:
             if not _wait_ready(process, settings, log, signals):
@@ -108,28 +101,6 @@ def serve(config: DeploymentConfig, settings: Settings, triton: TritonServer) ->
             process.close()
 
 
-def _arguments(config: DeploymentConfig, settings: Settings, run: Path, backends: Path) -> list[str]:
-    address = {"grpc": settings.ports.grpc, "http": settings.ports.http, "metrics": settings.ports.metrics}
-    return [
-        f"--model-repository={run / 'models'}",
-        f"--backend-directory={backends}",
-        *(f"--{name}-address={settings.host}" for name in address),
-        *(f"--{name}-port={port}" for name, port in address.items()),
-        # The configs are complete. Without this, every stub would be started twice.
-        "--disable-auto-complete-config",
-        # Prompts of many pictures do not fit the megabyte that the Python backend begins with.
-        f"--backend-config=python,shm-default-byte-size={16 << 20}",
-        f"--backend-config=python,shm-growth-byte-size={16 << 20}",
-        f"--backend-config=python,shm-region-prefix-name={_shm_prefix()}",
-        f"--backend-config=python,stub-timeout-seconds={int(settings.ready_timeout_s)}",
-        # By the time Triton is told to exit, the requests are done: see `_end`.
-        f"--exit-timeout-secs={config.exit_timeout_s}",
-        "--allow-gpu-metrics=false",
-        "--pinned-memory-pool-byte-size=0",
-        f"--log-verbose={int(settings.verbose)}",
-    ]
-
-
 def _environment(settings: Settings, run: Path) -> dict[str, str]:
     return {
         draining.VARIABLE: str(run / "drain"),
@@ -142,6 +113,8 @@ def _environment(settings: Settings, run: Path) -> dict[str, str]:
             for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         },
         "TOKENIZERS_PARALLELISM": "false",
+        # NVIDIA's C++ backend begins MPI; with the other store that begin can fail inside containers.
+        _MPI_STORE: os.environ.get(_MPI_STORE, "hash"),
     }
 
 

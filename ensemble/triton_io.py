@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.config import PARAMETER, DeploymentConfig
-from ensemble.contract import CONTRACT, ENSEMBLE, LANGUAGE_MODEL, STOP, Model, Tensor
+from ensemble.contract import ENSEMBLE, LANGUAGE_MODEL, STOP, Model, Tensor
 from ensemble.errors import EngineFailure, InvalidOption, ServingError
 from ensemble.language_model.request import Output
 from ensemble.loopback import Loopback
@@ -33,9 +33,10 @@ from ensemble.process import end_with_parent
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 
-_NUMPY = {
-    "STRING": np.object_, "BOOL": np.bool_, "UINT8": np.uint8, "INT32": np.int32, "INT64": np.int64,
-    "UINT64": np.uint64, "FP32": np.float32,
+# As numpy and torch both name them.
+_DTYPE_NAMES = {
+    "STRING": "object", "BOOL": "bool", "UINT8": "uint8", "INT32": "int32", "INT64": "int64", "UINT64": "uint64",
+    "FP32": "float32", "BF16": "bfloat16", "FP16": "float16",
 }  # fmt: skip
 _TRITON_CODES = {"INVALID_ARGUMENT": "INVALID_ARG", "UNAVAILABLE": "UNAVAILABLE", "CANCELLED": "CANCELLED"}
 _log = logging.getLogger(__name__)
@@ -84,12 +85,18 @@ class TritonIO:
         except json.JSONDecodeError:
             raise InvalidOption("parameters", text, "finite numbers, strings, true and false") from None
 
-    def response(self, tensors: Tensors) -> Any:
-        """A response with these outputs; EngineFailure if the contract has no such tensor."""
+    def response(self, tensors: Mapping[str, Any]) -> Any:
+        """A response with these outputs; EngineFailure if one is not as the contract says.
+
+        An output is a numpy array, or a contiguous torch tensor, which is handed on where it lies: on the GPU too.
+        """
         outputs = []
         for name, array in tensors.items():
             check(self.model.output(name), array)
-            outputs.append(self.pb_utils.Tensor(name, np.ascontiguousarray(array)))
+            if isinstance(array, np.ndarray):
+                outputs.append(self.pb_utils.Tensor(name, np.ascontiguousarray(array)))
+            else:
+                outputs.append(self.pb_utils.Tensor.from_dlpack(name, array))
         return self.pb_utils.InferenceResponse(outputs)
 
     def error_response(self, error: ServingError) -> Any:
@@ -110,12 +117,12 @@ class TritonIO:
             sender.send(response, flags=flags)
 
 
-def check(tensor: Tensor, array: Array) -> None:
-    """EngineFailure unless the array has the contract's data type and shape."""
+def check(tensor: Tensor, array: Any) -> None:
+    """EngineFailure unless the array (numpy or torch) has the contract's data type and shape."""
     fits = array.ndim == len(tensor.shape) and all(
         want in (-1, got) for want, got in zip(tensor.shape, array.shape, strict=True)
     )
-    if array.dtype != _NUMPY[tensor.dtype] or not fits:
+    if str(array.dtype).removeprefix("torch.") != _DTYPE_NAMES[tensor.dtype] or not fits:
         raise EngineFailure(
             f"output {tensor.name!r} is {array.dtype}{list(array.shape)}, the contract says "
             f"{tensor.dtype}{list(tensor.shape)}"
@@ -133,11 +140,19 @@ def as_serving_error(error: Exception, request_id: str) -> ServingError:
 
 
 class EntryCall:
-    """One request to the public model; implements `ensemble.postprocessing.call.Call`."""
+    """One request to the public model; implements `ensemble.postprocessing.call.Call`.
 
-    def __init__(self, io: TritonIO, loopback: Loopback, request: Any) -> None:
+    Args:
+        io: of the public model.
+        loopback: to the models behind it.
+        models: the target's contract.
+        request: Triton's.
+    """
+
+    def __init__(self, io: TritonIO, loopback: Loopback, models: Mapping[str, Model], request: Any) -> None:
         self._io = io
         self._loopback = loopback
+        self._models = models
         self._request = request
         self._sender = request.get_response_sender()
 
@@ -163,19 +178,22 @@ class EntryCall:
         """Send an error as the last response."""
         self._io.send(self._sender, self._io.error_response(error), final=True)
 
-    def generate(self, inner_id: str) -> Iterator[dict[str, Array] | Failure]:
-        """Call the ensemble with this request's tensors and parameters."""
-        tensors = self._io.tensors(self._request)
-        for response in self._loopback.call(CONTRACT[ENSEMBLE], inner_id, tensors, self.parameters):
+    def generate(self, inner_id: str, adapter: Tensors) -> Iterator[dict[str, Array] | Failure]:
+        """Call the ensemble with this request's tensors and parameters, and the tensors of an adapter."""
+        tensors = {**self._io.tensors(self._request), **adapter}
+        for response in self._loopback.call(self._models[ENSEMBLE], inner_id, tensors, self.parameters):
             yield Failure(response) if isinstance(response, str) else response
 
     def stop(self, inner_id: str) -> None:
         """Send the language model a stop request and wait until it is taken."""
         # Without these three NVIDIA's C++ backend refuses the request before it looks at `stop`.
         dummies = {"input_ids": 0, "input_lengths": 1, "request_output_len": 1}
-        tensors: dict[str, Array] = {name: np.array([[value]], np.int32) for name, value in dummies.items()}
-        tensors[STOP.name] = np.array([[True]])
-        for _ in self._loopback.call(CONTRACT[LANGUAGE_MODEL], inner_id, tensors, {}):
+        model = self._models[LANGUAGE_MODEL]
+        tensors: dict[str, Array] = {STOP.name: np.array([[True]])}
+        for tensor in model.inputs:
+            if tensor.name in dummies:
+                tensors[tensor.name] = np.array([[dummies[tensor.name]]], np.int32)
+        for _ in self._loopback.call(model, inner_id, tensors, {}):
             pass
 
 

@@ -56,8 +56,9 @@ class Call(Protocol):
         """Send the error (`error.wire`, `error.code`) as the last response."""
         ...
 
-    def generate(self, inner_id: str) -> Iterator[Tensors | Failure]:
-        """Call the ensemble with this request's tensors and parameters, under the request id `inner_id`.
+    def generate(self, inner_id: str, adapter: Tensors) -> Iterator[Tensors | Failure]:
+        """Call the ensemble with this request's tensors and parameters, and with the tensors of an adapter (often none),
+        under the request id `inner_id`.
 
         Yields per response the outputs of `contract.GENERATED` by name, or a Failure; responses without
         outputs are left out. The iterator goes on after a Failure until the stream ends.

@@ -16,10 +16,20 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from build_engine.manifest import Manifest
-from ensemble.errors import Cancelled, Draining, EngineFailure, Overloaded, ServingError, parse
+from ensemble.adapters import Adapters, is_missing
+from ensemble.errors import (
+    Cancelled,
+    Draining,
+    EngineFailure,
+    Overloaded,
+    PromptTooLong,
+    ServingError,
+    parse,
+)
 from ensemble.options import Options
 from ensemble.postprocessing.answer import Answer, Generated
 from ensemble.postprocessing.call import Call, Failure, Tensors
@@ -36,13 +46,20 @@ class Frontend:
         manifest: facts of the engines (eos ids, longest sequence).
         vocabulary: bytes of every token.
         max_inflight: requests admitted at once. A request counts until its inner stream has ended.
+        adapters: what `lora_name` may be.
         tokens_per_block: tokens of a KV block, to report reused blocks as `cached_tokens`.
     """
 
     def __init__(
-        self, manifest: Manifest, vocabulary: Vocabulary, max_inflight: int, tokens_per_block: int = 32
+        self,
+        manifest: Manifest,
+        vocabulary: Vocabulary,
+        max_inflight: int,
+        adapters: Adapters,
+        tokens_per_block: int = 32,
     ) -> None:
         self._manifest = manifest
+        self._adapters = adapters
         self._vocabulary = vocabulary
         self._max_inflight = max_inflight
         self._tokens_per_block = tokens_per_block
@@ -74,6 +91,7 @@ class Frontend:
         inner_id = str(uuid.uuid4())
         try:
             options = Options.from_parameters(call.parameters)
+            self._adapters.check(options.lora_name)
             self._admit(Flight(call, options, inner_id, started_s))
         except Exception as error:
             self._refuse(call, inner_id, error)
@@ -103,7 +121,7 @@ class Frontend:
             answer = Answer(
                 self._vocabulary, self._manifest, flight.options, flight.started_s, self._tokens_per_block
             )
-            for response in flight.call.generate(flight.inner_id):
+            for response in self._responses(flight):
                 if not flight.ended:
                     self._pass_on(flight, answer, response)
             if not flight.ended:
@@ -115,6 +133,17 @@ class Frontend:
             self._watcher.remove(flight)
             with self._lock:
                 self._inflight -= 1
+
+    def _responses(self, flight: Flight) -> Iterator[Tensors | Failure]:
+        """The inner stream; a second one with the adapter's weights if the language model did not hold them."""
+        name, missing = flight.options.lora_name, False
+        for response in flight.call.generate(flight.inner_id, self._adapters.task(name)):
+            if name and isinstance(response, Failure) and is_missing(response.message):
+                missing = True
+            else:
+                yield response
+        if missing and not flight.cancelled:
+            yield from flight.call.generate(flight.inner_id, self._adapters.with_weights(name))
 
     def _pass_on(self, flight: Flight, answer: Answer, response: Tensors | Failure) -> None:
         try:
@@ -151,24 +180,36 @@ class Frontend:
         _fail(flight.call, error, flight.inner_id)
 
 
-# Texts of Triton itself that mean the same as an error of ours, in lower case.
+# Texts of Triton itself and of NVIDIA's C++ backend that mean the same as an error of ours, in lower case.
 _FOREIGN = (
     ("exceeds maximum queue size", Overloaded, "the queue of a model is full; try again later"),
+    # executorImpl.cpp, when max_queue_size requests wait
+    ("maximum queue size of", Overloaded, "the language model's queue is full; try again later"),
     ("server is stopping", Draining, "the server is shutting down; send the request to another one"),
+    # llmRequest.cpp, validate(); preprocessing knows the same limit and says more
+    (
+        "exceeds maximum input length",
+        PromptTooLong,
+        "the prompt has more tokens than the engine holds; shorten it",
+    ),
 )
 
 
 def _mapped(message: str) -> ServingError:
-    """The error of ours that an inner error's text stands for, with the same class and text."""
+    """The error of ours that an inner error's text stands for."""
     if (found := parse(message)) is not None:
-        kind, text = found
-        error = kind.__new__(kind)
-        Exception.__init__(error, text)
-        return error
+        return _told(*found)
     for words, foreign, text in _FOREIGN:
         if words in message.lower():
-            return foreign(text)
+            return _told(foreign, text)
     return EngineFailure(message)
+
+
+def _told(kind: type[ServingError], text: str) -> ServingError:
+    """An error of a class with a text that is ready, whatever the class is usually made from."""
+    error = kind.__new__(kind)
+    Exception.__init__(error, text)
+    return error
 
 
 def _hidden(inner_id: str) -> EngineFailure:

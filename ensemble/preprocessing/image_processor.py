@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ensemble.preprocessing.patches import PatchLayout
 
 MAX_ASPECT_RATIO = 200
 _BICUBIC = 3
+_STRIP_BYTES = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,25 @@ class ImageProcessor:
             new_width = math.ceil(width * grow / factor) * factor
         return new_height, new_width
 
-    def resize(self, image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
-        """An RGB picture as one frame uint8 [1,3,H,W] (a view of rows of RGB pixels)."""
-        if image.size != (width, height):
-            image = image.resize((width, height), resample=Image.Resampling.BICUBIC)
-        return np.asarray(image).transpose(2, 0, 1)[None]
+    def resize(self, image: Image.Image, height: int, width: int) -> Image.Image:
+        """An RGB picture of that size; the same object if it has it already."""
+        if image.size == (width, height):
+            return image
+        return image.resize((width, height), resample=Image.Resampling.BICUBIC)
+
+    def strips(self, image: Image.Image) -> Iterator[NDArray[np.uint8]]:
+        """A resized picture from top to bottom, as frames uint8 [1,3,h,W]; every h is a multiple of `layout.factor`.
+
+        Strips, because what is copied then stays in the processor's cache, and no second copy of the whole picture is
+        ever held.
+        """
+        width, height = image.size
+        step = max(1, _STRIP_BYTES // (3 * width * self.layout.factor)) * self.layout.factor
+        for top in range(0, height, step):
+            strip = image.crop((0, top, width, min(top + step, height)))
+            # "RGB;L" is a row of each colour in turn: the values of a patch then lie side by side.
+            rows = np.frombuffer(strip.tobytes("raw", "RGB;L"), dtype=np.uint8)
+            yield rows.reshape(1, strip.height, 3, width).swapaxes(1, 2)
 
 
 def check_aspect_ratio(height: int, width: int, field: str, error: type[RequestError]) -> None:

@@ -6,8 +6,9 @@ video_processor.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,20 @@ from ensemble.preprocessing.video_processor import VideoProcessor
 
 
 @dataclass(frozen=True)
+class Pixels:
+    """The resized pixels of an item: `frames` of `height` x `width`.
+
+    `strips` gives them once, in pieces uint8 [f,3,h,W] whose patches follow each other: rows of a picture, or temporal groups
+    of a video. What is broken in a video is only found then.
+    """
+
+    frames: int
+    height: int
+    width: int
+    strips: Iterator[NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
 class ImageItem:
     """An opened picture. `patches` is known from the header: an EXIF orientation turns the grid, not
     its area.
@@ -37,14 +52,25 @@ class ImageItem:
     kind: str = IMAGE
     timestamps: tuple[float, ...] = ()
 
-    def frames(self) -> NDArray[np.uint8]:
-        """Decoded and resized: uint8 [1,3,H,W]."""
+    def decode(self) -> Pixels:
+        """Decode and resize, once: the memory of the decoded picture is given back as early as possible."""
         image = decode_image(self.image, self.index)
         if self.enhanced:
             image = enhance(image)
-        return self.processor.resize(
-            image, *self.processor.resized(image.height, image.width, f"images[{self.index}]")
-        )
+        height, width = self.processor.resized(image.height, image.width, f"images[{self.index}]")
+        resized = self.processor.resize(image, height, width)
+        del image
+        if resized is not self.image:
+            self.image.close()
+        return Pixels(1, height, width, self._strips(resized))
+
+    def frames(self) -> NDArray[np.uint8]:
+        """Decoded and resized, in one piece: uint8 [1,3,H,W]."""
+        return np.concatenate(list(self.decode().strips), axis=2)
+
+    def _strips(self, resized: Image.Image) -> Iterator[NDArray[np.uint8]]:
+        yield from self.processor.strips(resized)
+        self.image.close()
 
 
 @dataclass(frozen=True)
@@ -59,14 +85,16 @@ class VideoItem:
     timestamps: tuple[float, ...]
     kind: str = VIDEO
 
-    def frames(self) -> NDArray[np.uint8]:
-        """Decoded and resized: uint8 [F,3,H,W]."""
+    def decode(self) -> Pixels:
+        """Decode and resize, once, one temporal group after the other."""
         video = self.video
         height, width = self.processor.resized(len(self.indices), video.height, video.width, video.field)
-        frames = np.empty((len(self.indices), 3, height, width), dtype=np.uint8)
-        for at, frame in enumerate(video.decode(self.indices)):
-            frames[at] = self.processor.resize(frame, height, width)
-        return frames
+        return Pixels(len(self.indices), height, width, self._strips(height, width))
+
+    def _strips(self, height: int, width: int) -> Iterator[NDArray[np.uint8]]:
+        decoded = self.video.decode(self.indices)
+        while group := list(islice(decoded, self.processor.layout.temporal_patch_size)):
+            yield np.stack([self.processor.resize(frame, height, width) for frame in group])
 
 
 Item = ImageItem | VideoItem

@@ -7,10 +7,9 @@ number of visual tokens, and only then are pixels decoded.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,19 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engine.manifest import Manifest
+from ensemble.adapters import Adapters
 from ensemble.config import MediaLimits
+from ensemble.contract import CONTRACT, PREPROCESSING, TENSORRT_LLM, Model
 from ensemble.errors import InvalidOption, PromptTooLong
 from ensemble.options import DEFAULT_MAX_TOKENS, Options
 from ensemble.preprocessing.image_processor import ImageProcessor
 from ensemble.preprocessing.media import Item, MediaOpener
 from ensemble.preprocessing.messages import IMAGE, check_media_counts, parse_messages
 from ensemble.preprocessing.mrope import RotaryTable, position_ids
+from ensemble.preprocessing.packed_media import MediaPacker
 from ensemble.preprocessing.patches import PatchLayout
 from ensemble.preprocessing.prompt import MediaShape, PromptWriter, Span
 from ensemble.preprocessing.video_processor import VideoProcessor
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
-_DIGEST_WORDS = 4
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Prompt:
     exclude_input_in_output: NDArray[np.bool_]
     return_log_probs: NDArray[np.bool_]
     return_num_input_tokens: NDArray[np.bool_]
+    return_perf_metrics: NDArray[np.bool_]
     runtime_top_k: NDArray[np.int32]
     runtime_top_p: NDArray[np.float32]
     temperature: NDArray[np.float32]
@@ -60,20 +62,9 @@ class Prompt:
     frequency_penalty: NDArray[np.float32]
     seed: NDArray[np.uint64]
 
-    def tensors(self) -> dict[str, NDArray[np.generic]]:
-        """Name to array, each with its leading batch dimension of 1."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-@dataclass(frozen=True)
-class _Media:
-    """Packed uint8 patches [N,K], grids int32 [items,3] and digests [items,4] of all items, in prompt
-    order.
-    """
-
-    patches: NDArray[np.uint8]
-    grids: NDArray[np.int32]
-    digests: NDArray[np.uint64]
+    def tensors(self, model: Model = CONTRACT[PREPROCESSING]) -> dict[str, NDArray[np.generic]]:
+        """Outputs of the model `preprocessing` of a target, by name, each with its leading batch dimension of 1."""
+        return {tensor.name: getattr(self, tensor.name) for tensor in model.outputs}
 
 
 class Preprocessor:
@@ -88,10 +79,12 @@ class Preprocessor:
         pictures of one digest.
         """
         checkpoint = engines_dir / "checkpoint"
-        self._manifest, self._limits, self._hash_key = manifest, media_limits, hash_key
+        self._manifest, self._limits = manifest, media_limits
+        self._adapters = Adapters(manifest.adapters, engines_dir)
         self._writer = PromptWriter(checkpoint, manifest.tokens)
         vision = manifest.vision
         self._layout = PatchLayout(vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
+        self._packer = MediaPacker(self._layout, hash_key)
         self._images = ImageProcessor.from_file(checkpoint / "preprocessor_config.json")
         video_config = checkpoint / "video_preprocessor_config.json"
         self._videos = VideoProcessor.from_file(video_config) if video_config.is_file() else None
@@ -104,10 +97,9 @@ class Preprocessor:
         self, messages: bytes, images: Sequence[bytes], videos: Sequence[bytes], options: Options
     ) -> Prompt:
         """All tensors for a request; a RequestError says what is wrong with it."""
-        if options.lora_name:
-            raise InvalidOption(
-                "lora_name", options.lora_name, "nothing: the engines were built without adapters"
-            )
+        self._adapters.check(options.lora_name)
+        if options.min_p and self._manifest.target == TENSORRT_LLM:
+            raise InvalidOption("min_p", options.min_p, "0 on TensorRT-LLM engines", "Use top_p instead.")
         chat = parse_messages(messages, self._limits.max_messages_bytes)
         opener = MediaOpener(
             self._images.with_options(options),
@@ -119,7 +111,7 @@ class Preprocessor:
         check_media_counts(chat, len(images), len(videos))
         items = opener.open(chat.media, images, videos)
         self._check_visual_tokens(items)
-        media = self._decode(items)
+        media = self._packer.pack(items)
         prompt = self._writer.write(chat, self._shapes(items, media.grids))
         output_len = self._check_length(len(prompt.ids), options)
         positions, delta = position_ids(len(prompt.ids), prompt.spans)
@@ -140,6 +132,7 @@ class Preprocessor:
             exclude_input_in_output=_scalar(True, np.bool_),
             return_log_probs=_scalar(True, np.bool_),  # every answer comes with its confidence
             return_num_input_tokens=_scalar(True, np.bool_),
+            return_perf_metrics=_scalar(True, np.bool_),  # for kv_cache_reused_blocks
             runtime_top_k=_scalar(1 if options.greedy else options.top_k, np.int32),
             runtime_top_p=_scalar(options.top_p, np.float32),
             temperature=_scalar(options.temperature or 1.0, np.float32),  # top_k = 1 already says greedy
@@ -177,38 +170,12 @@ class Preprocessor:
             raise PromptTooLong("messages", f"{length} prompt tokens", f"at most {limits.max_seq_len - 1}")
         return min(room, DEFAULT_MAX_TOKENS) if options.max_tokens is None else options.max_tokens
 
-    def _decode(self, items: Sequence[Item]) -> _Media:
-        patches = np.empty(
-            (sum(item.patches for item in items), self._manifest.vision.patch_values), dtype=np.uint8
-        )
-        grids = np.empty((len(items), 3), dtype=np.int32)
-        digests = np.empty((len(items), _DIGEST_WORDS), dtype=np.uint64)
-        start = 0
-        for at, item in enumerate(items):
-            frames = item.frames()
-            self._layout.write_patches(frames, patches[start : start + item.patches])
-            grids[at] = self._layout.grid(frames.shape[0], frames.shape[2], frames.shape[3])
-            digests[at] = self._digest(frames)
-            start += item.patches
-        return _Media(patches, grids, digests)
-
     def _shapes(self, items: Sequence[Item], grids: NDArray[np.int32]) -> list[MediaShape]:
         merged = (grids // self._layout.merge_size).tolist()
         return [
             MediaShape(item.kind, height, width, item.timestamps)
             for item, (_, height, width) in zip(items, merged, strict=True)
         ]
-
-    def _digest(self, frames: NDArray[np.uint8]) -> NDArray[np.uint64]:
-        """Four words that stand for frames and their size. The first is never 0, which means text
-        to the language model.
-        """
-        size = np.array(frames.shape, dtype="<i8").tobytes()
-        digest = hashlib.blake2b(size, key=self._hash_key, digest_size=8 * _DIGEST_WORDS)
-        digest.update(np.ascontiguousarray(frames.transpose(0, 2, 3, 1)).data)
-        words = np.frombuffer(digest.digest(), dtype=np.uint64).copy()
-        words[0] = words[0] or 1
-        return words
 
     def _mark_visual_tokens(
         self, ids: NDArray[np.int32], spans: Sequence[Span], digests: NDArray[np.uint64]

@@ -7,7 +7,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ensemble.contract import CONTRACT, LANGUAGE_MODEL, PREPROCESSING, PROMPT, REPLY
+from ensemble.contract import (
+    CONTRACT,
+    LANGUAGE_MODEL,
+    PREPROCESSING,
+    PROMPT,
+    REPLY,
+    TENSORRT_LLM,
+    contract,
+)
 from ensemble.errors import EngineFailure
 from ensemble.language_model.request import Output
 from ensemble.postprocessing.answer import Generated
@@ -15,9 +23,10 @@ from ensemble.preprocessing.preprocessor import Prompt
 from ensemble.triton_io import check, generated
 
 
-def test_preprocessing_gives_exactly_the_tensors_of_the_contract() -> None:
-    given = {field.name for field in dataclasses.fields(Prompt)}
-    assert given == {tensor.name for tensor in CONTRACT[PREPROCESSING].outputs}
+def test_preprocessing_makes_exactly_the_tensors_of_both_targets() -> None:
+    made = {field.name for field in dataclasses.fields(Prompt)}
+    cpp = contract(TENSORRT_LLM, "BF16")[PREPROCESSING]
+    assert made == {tensor.name for tensor in (*CONTRACT[PREPROCESSING].outputs, *cpp.outputs)}
 
 
 def test_the_language_model_takes_every_tensor_of_the_prompt() -> None:

@@ -56,11 +56,19 @@ def alive(pid: int) -> bool:
 
 
 @contextmanager
-def serving(engines: Path, expect_exit: int | None = 0, arguments: tuple[str, ...] = ()) -> Iterator[Server]:
-    """A ready server. At the end it is told to exit; `expect_exit` is checked unless None, leftovers always."""
+def serving(
+    engines: Path,
+    expect_exit: int | None = 0,
+    arguments: tuple[str, ...] = (),
+    program: str = "ensemble",
+) -> Iterator[Server]:
+    """A ready server. At the end it is told to exit; `expect_exit` is checked unless None, leftovers always.
+
+    `program` is the module whose command `serve` starts it.
+    """
     with tempfile.TemporaryDirectory(prefix="served-") as name:
         directory = Path(name)
-        server = _start(engines, directory, arguments)
+        server = _start(engines, directory, arguments, program)
         pids = server.pids()
         try:
             yield server
@@ -75,9 +83,9 @@ def serving(engines: Path, expect_exit: int | None = 0, arguments: tuple[str, ..
         )
 
 
-def _start(engines: Path, directory: Path, arguments: tuple[str, ...]) -> Server:
+def _start(engines: Path, directory: Path, arguments: tuple[str, ...], program: str) -> Server:
     ready_file = directory / "ready.json"
-    command = [sys.executable, "-m", "ensemble", "serve", "--engines", str(engines), "--free-ports"]
+    command = [sys.executable, "-m", program, "serve", "--engines", str(engines), "--free-ports"]
     command += ["--ready-file", str(ready_file), "--log-dir", str(directory), *arguments]
     with (directory / "serve.log").open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)

@@ -131,7 +131,7 @@ def test_chat_gives_the_whole_answer(kind: Driver) -> None:
     (request,) = triton.requests
     assert (request.id, request.model, request.images) == ("abc", "qwen3_vl", [b"png"])
     assert request.parameters["max_tokens"] == 5
-    assert request.metadata["triton_grpc_error"] == "true"
+    assert "triton_grpc_error" not in request.metadata, "Triton 2.51 dies of it"
     assert triton.completed == ["abc"]  # not cancelled: the end was read
 
 

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 
 from build_engine.manifest import Limits, Manifest, TextFacts, TokenIds, VisionFacts
 from ensemble import contract
+from ensemble.adapters import Adapters
 from ensemble.errors import (
     Cancelled,
     Draining,
@@ -45,6 +47,7 @@ MANIFEST = Manifest(
     files={},
 )
 PROMPT_TOKENS = 7
+ADAPTERS = Adapters((), Path("/nowhere"))
 
 
 def generated(ids: list[int], log_prob: float = -0.5, batch: bool = True) -> dict[str, Any]:
@@ -69,11 +72,17 @@ END = generated([EOS])
 class MemoryCall:
     """A request whose ensemble plays `script`: responses, Failures, exceptions, or callables to wait for.
 
-    A stop request ends the script; the first `stops_lost` of them arrive too early and are lost.
+    A stop request ends the script; the first `stops_lost` of them arrive too early and are lost. A second inner call
+    plays `second`, else `script` again.
     """
 
     def __init__(
-        self, script: list[Any] | Iterator[Any], stops_lost: int = 0, client_id: str = "", **parameters: Any
+        self,
+        script: list[Any] | Iterator[Any],
+        stops_lost: int = 0,
+        client_id: str = "",
+        second: list[Any] | None = None,
+        **parameters: Any,
     ) -> None:
         self.request_id = client_id
         self.parameters = parameters
@@ -85,12 +94,14 @@ class MemoryCall:
         self.stopped = threading.Event()
         self.stops = 0
         self.inner_ids: list[str] = []
+        self.adapters: list[Tensors] = []
         self.on_send: Callable[[], None] = lambda: None
         self.on_fail: Callable[[], None] = lambda: None
         self.on_stop: Callable[[], None] = lambda: None
         self.on_ask: Callable[[], None] = lambda: None
         self.wrong: list[str] = []
         self._script = script
+        self._second = second
         self._stops_lost = stops_lost
 
     def is_cancelled(self) -> bool:
@@ -120,9 +131,10 @@ class MemoryCall:
         self.error = error
         self.on_fail()
 
-    def generate(self, inner_id: str) -> Iterator[Tensors | Failure]:
+    def generate(self, inner_id: str, adapter: Tensors) -> Iterator[Tensors | Failure]:
         self.inner_ids.append(inner_id)
-        for step in self._script:
+        self.adapters.append(adapter)
+        for step in self._second if self._second and len(self.inner_ids) == 2 else self._script:
             if self.stopped.is_set():
                 break
             if isinstance(step, Exception):
@@ -155,7 +167,7 @@ class MemoryCall:
 
 @pytest.fixture
 def frontend() -> Iterator[Frontend]:
-    frontend = Frontend(MANIFEST, VOCABULARY, max_inflight=8, tokens_per_block=4)
+    frontend = Frontend(MANIFEST, VOCABULARY, max_inflight=8, adapters=ADAPTERS, tokens_per_block=4)
     yield frontend
     frontend.close()
     assert frontend.inflight == 0
@@ -305,7 +317,7 @@ def test_admission_is_bounded_and_refuses_at_once(frontend: Frontend) -> None:
 
 
 def test_draining_refuses_new_requests_and_finishes_the_others() -> None:
-    frontend = Frontend(MANIFEST, VOCABULARY, max_inflight=2)
+    frontend = Frontend(MANIFEST, VOCABULARY, max_inflight=2, adapters=ADAPTERS)
     gate = threading.Event()
     going = MemoryCall([lambda: gate.wait(5), *tokens("on"), END])
     frontend.submit(going)
@@ -468,7 +480,7 @@ def test_a_stop_request_that_hangs_does_not_keep_others_from_being_noticed(front
 
 
 def test_thousands_of_requests_of_all_kinds_leave_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
-    frontend = Frontend(MANIFEST, VOCABULARY, max_inflight=16)
+    frontend = Frontend(MANIFEST, VOCABULARY, max_inflight=16, adapters=ADAPTERS)
     dice = random.Random(3)
     calls: list[MemoryCall] = []
 
@@ -513,3 +525,87 @@ def test_thousands_of_requests_of_all_kinds_leave_nothing_behind(caplog: pytest.
             assert call.fact("finish_reason") in ("stop", "length")
     kinds = {type(call.error).__name__ for call in calls}
     assert {"NoneType", "InvalidImage", "EngineFailure", "InvalidOption"} <= kinds
+
+
+MISSING = Failure(
+    "in ensemble 'ensemble', Executor failed process requestId 7 due to the following error: LoRA task 2 not found in cache. "
+    "Please send LoRA weights with request"
+)
+
+
+@pytest.fixture
+def two_adapters(tmp_path: Path) -> Iterator[Frontend]:
+    folder = tmp_path / "adapters" / "laptops"
+    folder.mkdir(parents=True)
+    np.save(folder / "model.lora_weights.npy", np.zeros((1, 2, 4), np.float16))
+    np.save(folder / "model.lora_config.npy", np.ones((1, 2, 3), np.int32))
+    adapters = Adapters(("phones", "laptops"), tmp_path)
+    frontend = Frontend(MANIFEST, VOCABULARY, max_inflight=2, adapters=adapters)
+    yield frontend
+    frontend.close()
+
+
+def test_a_cached_adapter_goes_out_as_its_id_alone(two_adapters: Frontend) -> None:
+    call = serve(two_adapters, MemoryCall([*tokens("ok"), END], lora_name="laptops"))
+    assert call.text == "ok"
+    assert [list(tensors) for tensors in call.adapters] == [["lora_task_id"]]
+    assert call.adapters[0]["lora_task_id"].tolist() == [[2]]
+
+
+def test_an_adapter_that_is_not_cached_goes_out_once_more_with_its_weights(two_adapters: Frontend) -> None:
+    call = MemoryCall([MISSING], second=[*tokens("ok"), END], lora_name="laptops")
+    serve(two_adapters, call)
+    assert (call.text, call.error) == ("ok", None)
+    assert [sorted(tensors) for tensors in call.adapters] == [
+        ["lora_task_id"],
+        ["lora_config", "lora_task_id", "lora_weights"],
+    ]
+    assert len(set(call.inner_ids)) == 1
+
+
+def test_an_adapter_that_is_refused_with_its_weights_is_a_failure(two_adapters: Frontend) -> None:
+    call = serve(two_adapters, MemoryCall([MISSING], lora_name="laptops"))
+    assert isinstance(call.error, EngineFailure)
+    assert len(call.adapters) == 2
+
+
+def test_an_unknown_adapter_is_refused_at_once(two_adapters: Frontend) -> None:
+    call = serve(two_adapters, MemoryCall([END], lora_name="tablets"))
+    assert isinstance(call.error, InvalidOption)
+    assert call.adapters == []
+
+
+def test_no_adapter_sends_no_tensor_of_one(frontend: Frontend) -> None:
+    assert serve(frontend, MemoryCall([END])).adapters == [{}]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Maximum queue size of 64 has been reached, please try again later", Overloaded),
+        ("Prompt length (9000) exceeds maximum input length (4096). Set log level to info", PromptTooLong),
+        ("Encountered an error in forwardAsync function: rows", EngineFailure),
+    ],
+)
+def test_errors_of_the_cpp_backend_become_ours(
+    frontend: Frontend, text: str, kind: type[ServingError]
+) -> None:
+    call = serve(frontend, MemoryCall([Failure(f"in ensemble 'ensemble', {text}")]))
+    assert type(call.error) is kind
+    assert "forwardAsync" not in str(call.error)
+
+
+def test_a_zero_length_final_response_of_the_cpp_backend_ends_the_answer(frontend: Frontend) -> None:
+    final = generated([])
+    final["output_log_probs"] = np.full((1, 1, 2), -0.5, np.float32)  # of all tokens so far
+    call = serve(frontend, MemoryCall([*tokens("ok"), final]))
+    assert (call.text, call.fact("finish_reason"), call.fact("completion_tokens")) == ("ok", "stop", 2)
+    assert call.fact("confidence") == pytest.approx(math.exp(-0.5))
+
+
+def test_log_probabilities_of_all_tokens_so_far_are_read_from_the_end(frontend: Frontend) -> None:
+    first, second = generated([111], -1.0), generated([107])
+    second["output_log_probs"] = np.array([[[-1.0, -3.0]]], np.float32)
+    call = serve(frontend, MemoryCall([first, second, generated([])], logprobs=True))
+    logprobs = [value for chunk in call.chunks for value in chunk["token_logprobs"].tolist()]
+    assert logprobs == [-1.0, -3.0]

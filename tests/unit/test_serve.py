@@ -57,9 +57,15 @@ def test_engines_of_another_openvino_name_both_versions(engines: Path) -> None:
         check_engines(engines)
 
 
-def test_engines_for_another_target_are_refused(engines: Path) -> None:
-    write(engines, target="tensorrt-llm")
-    with pytest.raises(MissingError, match="tensorrt-llm engines"):
+def test_engines_for_an_unknown_target_are_refused(engines: Path) -> None:
+    write(engines, target="onnx")
+    with pytest.raises(MissingError, match="'onnx' engines; known are openvino, tensorrt-llm"):
+        check_engines(engines)
+
+
+def test_tensorrt_llm_engines_need_the_version_that_built_them(engines: Path) -> None:
+    write(engines, target="tensorrt-llm", versions={"tensorrt_llm": "1.2.1", "tensorrt": "10.14"})
+    with pytest.raises(MissingError, match=r"tensorrt_llm 1\.2\.1, here is none"):
         check_engines(engines)
 
 

@@ -3,7 +3,8 @@
 import triton_python_backend_utils as pb_utils
 
 from build_engine.manifest import Manifest
-from ensemble.contract import CONTRACT, ENTRY
+from ensemble.adapters import Adapters
+from ensemble.contract import ENTRY, contract
 from ensemble.draining import is_draining
 from ensemble.gauges import DRAINING, IN_FLIGHT, Gauges
 from ensemble.loopback import Loopback
@@ -17,8 +18,10 @@ class TritonPythonModel:
         config = load(args)
         manifest = Manifest.read(config.engines)
         vocabulary = Vocabulary.read(config.engines / "checkpoint" / "tokenizer.json")
-        self.frontend = Frontend(manifest, vocabulary, config.max_inflight)
-        self.io = TritonIO(pb_utils, CONTRACT[ENTRY])
+        adapters = Adapters(manifest.adapters, config.engines)
+        self.frontend = Frontend(manifest, vocabulary, config.max_inflight, adapters)
+        self.models = contract(config.target(manifest.target), manifest.table_dtype)
+        self.io = TritonIO(pb_utils, self.models[ENTRY])
         self.loopback = Loopback()
         self.gauges = Gauges(pb_utils, self.numbers)
 
@@ -26,7 +29,7 @@ class TritonPythonModel:
         if is_draining():
             self.frontend.drain()
         for request in requests:
-            self.frontend.submit(EntryCall(self.io, self.loopback, request))
+            self.frontend.submit(EntryCall(self.io, self.loopback, self.models, request))
 
     def numbers(self):
         draining = is_draining()
