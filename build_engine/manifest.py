@@ -19,10 +19,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 FILE_NAME = "engine_manifest.json"
 SCHEMA = 1
+TOKENS_PER_BLOCK: Final = 32
+"""Tokens of one block of the KV cache, on both targets."""
 
 
 class ManifestError(ValueError):

@@ -61,7 +61,9 @@ class OpenVino:
         onnx_path.parent.mkdir(parents=True)
         write_onnx(checkpoint, onnx_path, progress)
         model = ov.Core().read_model(onnx_path)
-        kept = Weights(checkpoint.shards)  # its arrays are the model's constants: they must live until it is saved
+        kept = Weights(
+            checkpoint.shards
+        )  # its arrays are the model's constants: they must live until it is saved
         _compress(model, kept, VISION_SCHEME[self.weights])
         ov.save_model(model, directory / VISION_ENCODER, compress_to_fp16=False)
 

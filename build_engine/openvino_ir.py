@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import openvino as ov
 
-from build_engine.manifest import Manifest, TextFacts
+from build_engine.manifest import TOKENS_PER_BLOCK, Manifest, TextFacts
 
-BLOCK_SIZE: Final = 32
+BLOCK_SIZE: Final = TOKENS_PER_BLOCK
 """Tokens of one KV cache block; the CPU plugin knows no other size."""
 
 LANGUAGE_MODEL: Final = "language_model/model.xml"
@@ -46,7 +46,7 @@ def load_language_model(
             arithmetic to the cache: f32 and f16 caches compute in float32, a bf16 cache in bfloat16.
         threads: 0 leaves the choice to OpenVINO.
         quantise_activations: multiply int8 and int4 weights with activations rounded to int8, in groups with a scale
-            of their own. It touches no other weights, and nothing where the arithmetic is float32.
+            of their own. It touches no other weights, and nothing with an f32 or f16 cache.
 
     Raises:
         ValueError: an unknown kv_cache_dtype, or bf16 on a processor without it.

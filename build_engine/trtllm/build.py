@@ -15,7 +15,7 @@ from typing import Any
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.gptq import require_packed
-from build_engine.manifest import Limits
+from build_engine.manifest import TOKENS_PER_BLOCK, Limits
 from build_engine.target import Progress
 from build_engine.trtllm.config import model_config, qwen_config
 from build_engine.trtllm.engine_config import FILE_NAME, EngineConfig, EngineConfigError
@@ -210,6 +210,7 @@ def _compile(
         pp_reduce_scatter=False,
         gemm_allreduce_plugin=None,
         streamingllm=False,
+        tokens_per_block=TOKENS_PER_BLOCK,
     )
     engine = build(
         model,

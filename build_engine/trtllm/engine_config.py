@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from build_engine.manifest import TOKENS_PER_BLOCK
+
 FILE_NAME = "config.json"
 _DTYPES = ("bfloat16", "float16")
 # Each of them changes what a decoder layer takes or returns, or what the context step reads, so that the DeepStack rows or
@@ -144,6 +146,8 @@ def _check(config: EngineConfig, root: _Object) -> None:
          f"{1 + config.deepstack_levels} rows of one visual token"),
         (config.max_beam_width == 1, f"{build.at('max_beam_width')}, it must be 1"),
         (config.kv_cache_type == "PAGED", f"{build.at('kv_cache_type')}; in-flight batching needs 'PAGED'"),
+        (plugins.integer("tokens_per_block") == TOKENS_PER_BLOCK,
+         f"{plugins.at('tokens_per_block')}, it must be {TOKENS_PER_BLOCK}: cached_tokens counts in such blocks"),
         (plugins.flag("remove_input_padding"), f"{plugins.at('remove_input_padding')}; in-flight batching needs true"),
         (config.max_input_len <= config.max_seq_len, f"{build.at('max_input_len')} is above {build.at('max_seq_len')}"),
         (config.max_num_tokens >= config.max_batch_size,

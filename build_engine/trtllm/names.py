@@ -114,7 +114,8 @@ NAMES: Final = (
     Name("tensorrt_llm.plugin.PluginConfig", "tensorrt_llm/plugin/plugin.py",
          keywords=("gpt_attention_plugin", "gemm_plugin", "lora_plugin", "context_fmha", "paged_kv_cache",
                    "remove_input_padding", "use_paged_context_fmha", "reduce_fusion", "norm_quant_fusion",
-                   "user_buffer", "pp_reduce_scatter", "gemm_allreduce_plugin", "streamingllm")),
+                   "user_buffer", "pp_reduce_scatter", "gemm_allreduce_plugin", "streamingllm",
+                   "tokens_per_block")),
     Name("tensorrt_llm.lora_helper.LoraConfig", "tensorrt_llm/lora_helper.py",
          keywords=("lora_target_modules", "max_lora_rank")),
 )  # fmt: skip

@@ -18,7 +18,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-BLOCK_SIZE: Final = 32
+from build_engine.manifest import TOKENS_PER_BLOCK
+
+BLOCK_SIZE: Final = TOKENS_PER_BLOCK
 """Tokens of a block; fixed by OpenVINO's paged attention."""
 
 ROOT: Final = b""

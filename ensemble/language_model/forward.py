@@ -14,7 +14,6 @@ import numpy.typing as npt
 from build_engine.manifest import Manifest
 from ensemble.config import DeploymentConfig
 from ensemble.language_model.batch import Batch
-from ensemble.language_model.block_manager import BLOCK_SIZE
 from ensemble.language_model.kv_cache import kv_blocks
 
 if TYPE_CHECKING:
@@ -68,7 +67,6 @@ class OpenVinoLanguageModel:
         """Compile the engine in `config.engines` and allocate its KV cache."""
         from build_engine import openvino_ir as engines
 
-        assert engines.BLOCK_SIZE == BLOCK_SIZE
         compiled = engines.load_language_model(
             config.engines, manifest, config.kv_cache_dtype, config.threads
         )

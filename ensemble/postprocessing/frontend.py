@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from build_engine.manifest import Manifest
+from build_engine.manifest import TOKENS_PER_BLOCK, Manifest
 from ensemble.adapters import Adapters, is_missing
 from ensemble.errors import (
     Cancelled,
@@ -56,7 +56,7 @@ class Frontend:
         vocabulary: Vocabulary,
         max_inflight: int,
         adapters: Adapters,
-        tokens_per_block: int = 32,
+        tokens_per_block: int = TOKENS_PER_BLOCK,
     ) -> None:
         self._manifest = manifest
         self._adapters = adapters

@@ -121,6 +121,7 @@ def test_one_engine_with_every_option_set_by_hand(
         "paged_kv_cache": True, "remove_input_padding": True, "use_paged_context_fmha": True, "reduce_fusion": False,
         "norm_quant_fusion": False, "user_buffer": False, "pp_reduce_scatter": False, "gemm_allreduce_plugin": None,
         "streamingllm": False,
+        "tokens_per_block": 32,
     }  # fmt: skip
     assert Path(given["output_timing_cache"]).parent.parent == tmp_path, (
         "it would stay in the working directory"

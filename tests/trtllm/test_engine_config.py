@@ -86,6 +86,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("build_config.plugin_config.use_paged_context_fmha", "enable", "true or false is needed"),
     ("build_config.plugin_config.remove_input_padding", False, "in-flight batching needs true"),
     ("build_config.plugin_config.reduce_fusion", True, "reduce_fusion is True, it must be false"),
+    ("build_config.plugin_config.tokens_per_block", 64, "tokens_per_block is 64, it must be 32"),
     ("build_config.plugin_config.streamingllm", True, "streamingllm is True, it must be false"),
     ("build_config.plugin_config", None, "plugin_config is None, an object .*TensorRT-LLM 1.2"),
 ]
