@@ -112,7 +112,7 @@ class DeploymentConfig:
     max_inflight: int = 64
     preprocessing_instances: int = 1
     vision_max_batch: int = 8
-    vision_batch_window_us: int = 2000
+    vision_batch_window_us: int = 0
     vision_cache_bytes: int = 256 << 20
     kv_cache_bytes: int = 0
     kv_cache_dtype: str = "auto"

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import grpc
+import grpc.experimental
 import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2
@@ -36,6 +37,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     # gRPC's own pauses grow to two minutes.
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # The thread that reads a stream waits for its messages itself. Otherwise a further thread takes each token and wakes it.
+    (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
 )
 _NUMPY = {"BOOL": np.bool_, "INT32": np.int32, "INT64": np.int64, "UINT64": np.uint64, "FP32": np.float32}
 

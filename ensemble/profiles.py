@@ -16,7 +16,10 @@ GPU: Final = "gpu"
 GPU_PYTORCH: Final = "gpu-pytorch"
 
 _GPU = DeploymentConfig(
-    preprocessing_instances=4, vision_cache_bytes=256 << 20, tensorrt_llm=BackendOptions()
+    preprocessing_instances=4,
+    vision_batch_window_us=2000,
+    vision_cache_bytes=256 << 20,
+    tensorrt_llm=BackendOptions(),
 )
 
 

@@ -93,14 +93,15 @@ class Scheduler:
         index = 0
         while index < len(self.running):
             sequence = self.running[index]
+            index += 1
             missing = blocks_for(sequence.num_tokens) - sequence.num_blocks
+            if not missing:  # of 32 decode steps, 31
+                continue
             while not self.blocks.can_allocate(missing):
                 self._preempt()
-                if index == len(self.running):  # it was itself the youngest
+                if index > len(self.running):  # it was itself the youngest
                     return
-            if missing:
-                sequence.take(self.blocks.allocate(missing))
-            index += 1
+            sequence.take(self.blocks.allocate(missing))
 
     def _preempt(self) -> None:
         """Send the youngest running sequence back to the queue, in front of all that came later."""

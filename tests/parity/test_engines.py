@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 import torch
 
-from build_engine.openvino_ir import VISION_ENCODER_ONNX
+from build_engine.manifest import Manifest
+from build_engine.openvino_ir import VISION_ENCODER_ONNX, load_language_model
 from build_engine.samples import Sample, make_sample, make_samples, virtual_ids
 from build_engine.trial import Trial
 from build_engine.verify import NEW_TOKENS, Transformers, answer_forced, compare
@@ -273,3 +274,27 @@ def _dequantise_int4(values: np.ndarray) -> np.ndarray:
     steps = np.stack([packed & 0xF, packed >> 4], axis=1).reshape(-1).astype(np.int8)
     steps = np.where(steps > 7, steps - 16, steps).reshape(len(values), -1, group_size(values.shape[1]))
     return (steps * scale.astype(np.float32)).reshape(values.shape)
+
+
+@pytest.mark.parametrize(
+    ("weights", "kv_cache_dtype", "quantise", "group"),
+    [
+        ("int8", "auto", True, 128),
+        ("int4", "u8", True, 128),
+        ("int8", "auto", False, 0),
+        ("int8", "f32", True, 0),
+        ("f32", "auto", True, 0),
+    ],
+)
+def test_activations_are_rounded_to_int8_unless_the_cache_asks_for_float32(
+    weights: str,
+    kv_cache_dtype: str,
+    quantise: bool,
+    group: int,
+    demo_checkpoint: Path,
+    engines_of: EnginesOf,
+) -> None:
+    directory = engines_of(demo_checkpoint, weights)
+    manifest = Manifest.read(directory)
+    compiled = load_language_model(directory, manifest, kv_cache_dtype, 1, quantise_activations=quantise)
+    assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == group

@@ -134,3 +134,17 @@ def test_log_probability_is_that_of_a_softmax_in_float64() -> None:
     exact -= np.log(np.exp(exact).sum())
     for token_id in (0, 77, int(logits.argmax()), int(logits.argmin())):
         assert log_probability(logits, token_id) == pytest.approx(exact[token_id], abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [3, 64, 97, 640, 5003])
+@pytest.mark.parametrize("distinct", [1, 3, 50, 10**6])
+def test_top_k_keeps_all_that_reach_the_kth_largest_whatever_the_size_and_the_ties(
+    size: int, distinct: int
+) -> None:
+    random = np.random.default_rng(size + distinct)
+    logits = random.integers(0, distinct, size).astype(np.float32)
+    logits[random.integers(0, size, size // 5)] = -np.inf
+    for k in (1, 2, 7, 10, 70, size - 1, size, size + 1):
+        ids, _ = candidates(logits, Sampling(top_k=k))
+        line = np.sort(logits)[-min(k, size)]
+        assert np.array_equal(ids, np.flatnonzero(logits >= line))

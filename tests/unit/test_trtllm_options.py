@@ -53,7 +53,10 @@ WIDE = {"max_num_tokens": 7168}
         ({"limits": {"max_visual_tokens": 7169}}, "--max-visual-tokens 7169 is above --max-input-len 7168"),
         ({"limits": {"max_visual_tokens": 0}}, "--max-visual-tokens 0: at least 1"),
         ({"limits": {"max_batch_size": 4096}}, "--max-num-tokens 2048 is below --max-batch-size 4096"),
-        ({"limits": {"max_batch_size": 1, "max_num_tokens": 8193}}, "would cut it to 8192, give at most that"),
+        (
+            {"limits": {"max_batch_size": 1, "max_num_tokens": 8193}},
+            "would cut it to 8192, give at most that",
+        ),
         ({"limits": {"max_batch_size": 1024, "max_num_tokens": 4096}}, r"more than a tensor's 2\^31"),
         ({"use_paged_context_fmha": False}, "chunked context needs paged context attention"),
         (

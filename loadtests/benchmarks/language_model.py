@@ -1,0 +1,236 @@
+"""Benchmark of the language model: decode and prefill tokens/s beside transformers, and what part of the machine is used.
+
+It knows which cases are compared and how they are reported. How they are driven is told in `decoders`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any, Final
+
+from build_engine.checkpoint import Checkpoint
+from build_engine.weights import BITS_PER_WEIGHT
+from loadtests.benchmarks import machine, results, shapes
+from loadtests.benchmarks.decoders import SAMPLED, Decoder, ServingEngine, TransformersModel, Work
+from loadtests.benchmarks.onnx_peer import OnnxPeer
+from loadtests.benchmarks.rounds import CaseFailed, Rounds, run
+
+BASE: Final = "transformers"
+PEER: Final = "onnxruntime-int4"
+DECODED: Final = (1, 4, 8, 16)
+MIX: Final = (31, 70, 150, 260)
+"""Prompt lengths of the mixed prefill, 511 tokens together."""
+DEFINITIONS: Final = {
+    "decode_N": "tokens/s of N sequences together, from the step after the last first token, contexts of 64 tokens and "
+    "more, greedy; ours through engine, scheduler, sampler and callbacks, transformers as bare forwards and argmax",
+    "prefill_512": "512 prompt tokens / seconds until the first token is there",
+    "prefill_mix": f"tokens of prompts of {', '.join(map(str, MIX))} tokens / seconds until all first tokens are there; "
+    "transformers takes one prompt after the other",
+    "ratio_to_transformers": "median over the rounds of ours / transformers' in the same round",
+    "roofline_share": "median of tokens/s / the limit calibrated around that sample: weights and keys read at the measured "
+    "bandwidth, or 2 operations per weight and token at the measured bf16 matrix rate, whichever is less (integer "
+    "products can pass the latter)",
+    "overhead_us": "microseconds of a decode step outside the model's forward: scheduler, packing, sampler, delivery",
+    PEER: "the same shape in ONNX Runtime, MatMulNBits with groups of 128 and int8 activations, GroupQueryAttention, int4 "
+    "head; bare forwards and argmax, rows instead of an embedding",
+    "exact": "the same engine without int8 activations (load_language_model(quantise_activations=False))",
+}
+SCALE_DEFINITIONS: Final = {
+    "cost_per_request_ms": "wall milliseconds / requests; all submitted at once to one engine of 10 slots with prefix reuse, "
+    "64 random prompt tokens and 16 answer tokens each; small counts are repeated up to 1,000 requests per sample",
+    "ratio_to_10": "median over the rounds of the cost per request / that of 10 requests in the same round",
+    "resident_growth_mb": "peak resident memory after the run - before the first request",
+}
+_SCALE: Final = (10, 100, 500, 2000)
+_SLOTS: Final = 10
+_ANSWERED: Final = 1000
+"""Requests that a sample of --scale answers at least."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One decoder, and the work that one of its tokens is."""
+
+    decoder: Decoder
+    work: Work
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the benchmark; 0, or 1 when a case failed (then nothing is saved)."""
+    options = _options(arguments)
+    command = "python -m loadtests.bench language-model " + shlex.join(arguments)
+    name = "-".join(
+        filter(None, ("language-model", options.shape, "scale" if options.scale else "", options.label))
+    )
+    try:
+        figures = _scale(options) if options.scale else _compare(options)
+    except CaseFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    definitions = SCALE_DEFINITIONS if options.scale else DEFINITIONS
+    results.publish(results.Result(name, command.strip(), options.seed, definitions, figures), options.save)
+    return 0
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtests.bench language-model", description=__doc__)
+    parser.add_argument("--shape", choices=shapes.NAMES, default="demo")
+    parser.add_argument(
+        "--weights", default="int8,int4", help="comma-separated: bf16, int8, int4, and int8-exact, int4-exact"
+    )
+    parser.add_argument(
+        "--onnxruntime",
+        action="store_true",
+        help="also measure ONNX Runtime's int4 (needs onnx, onnxruntime)",
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8, help="decode steps of a sample")
+    parser.add_argument(
+        "--sequences", default=",".join(map(str, DECODED)), help="decoded together, comma-separated"
+    )
+    parser.add_argument(
+        "--scale", action="store_true", help="cost of a request from 10 to 2,000 of them, ours alone"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of random weights")
+    parser.add_argument(
+        "--save", action="store_true", help="write loadtests/results/language-model-SHAPE.json"
+    )
+    parser.add_argument("--label", default="", help="appended to the name of the saved file")
+    options = parser.parse_args(arguments)
+    options.weights = options.weights.split(",")
+    options.sequences = [int(count) for count in options.sequences.split(",")]
+    known = {*BITS_PER_WEIGHT, "int8-exact", "int4-exact"}
+    if unknown := sorted(set(options.weights) - known):
+        parser.error(f"--weights {','.join(unknown)}: one of {', '.join(sorted(known))} is known")
+    if options.rounds < 1:
+        parser.error(f"--rounds {options.rounds}: at least 1")
+    if not all(1 <= count <= 16 for count in options.sequences):
+        parser.error(f"--sequences {options.sequences}: 1 to 16 each")
+    return options
+
+
+def _compare(options: argparse.Namespace) -> dict[str, Any]:
+    cases = _cases(options)
+    print(f"{machine.describe().cpu}, {machine.describe().cores} cores; {options.rounds} rounds")
+    print(f"{'':<14}{'case':<18}{'median':>9}{'min':>9}{'max':>9}{'ratio':>8}{'roofline':>10}")
+    figures: dict[str, Any] = {}
+    for count in options.sequences:
+        made = _measure(cases, options.rounds, partial(_decode, sequences=count, steps=options.steps))
+        figures[f"decode_{count}"] = _report(f"decode_{count}", made, cases, count)
+    for name, lengths in (("prefill_512", (512,)), ("prefill_mix", MIX)):
+        made = _measure(cases, options.rounds, partial(_prefill, lengths=lengths))
+        figures[name] = _report(name, made, cases, 0)
+    figures["overhead_us"] = _overheads(cases, max(options.sequences), options.steps)
+    figures["calibration"] = made.calibration()
+    return figures
+
+
+def _cases(options: argparse.Namespace) -> dict[str, Case]:
+    """The decoders, transformers first; each has answered once."""
+    directory = shapes.checkpoint(options.shape, options.seed)
+    checkpoint = Checkpoint.read(directory)
+    work = partial(Work.of, checkpoint.text, checkpoint.architecture.text_intermediate_size)
+    cases = {BASE: Case(TransformersModel(directory), work(16, 16, 2))}
+    for name in options.weights:
+        weights, _, exact = name.partition("-")
+        engine = ServingEngine(
+            shapes.engines(options.shape, weights, options.seed), quantise_activations=not exact
+        )
+        head = "int8" if weights == "int4" else weights
+        cases[name] = Case(engine, work(BITS_PER_WEIGHT[weights], BITS_PER_WEIGHT[head], 1))
+    if options.onnxruntime:
+        cases[PEER] = Case(OnnxPeer(directory, options.seed), work(4.25, 4.25, 4))
+    for case in cases.values():
+        case.decoder.decode(max(options.sequences), 2)
+        case.decoder.prefill((64,))
+    return cases
+
+
+def _measure(cases: Mapping[str, Case], rounds: int, once: Callable[[Decoder], float]) -> Rounds:
+    return run({name: partial(once, case.decoder) for name, case in cases.items()}, rounds, machine.calibrate)
+
+
+def _decode(decoder: Decoder, sequences: int, steps: int) -> float:
+    return decoder.decode(sequences, steps)
+
+
+def _prefill(decoder: Decoder, lengths: Sequence[int]) -> float:
+    return decoder.prefill(lengths)
+
+
+def _report(metric: str, made: Rounds, cases: Mapping[str, Case], sequences: int) -> dict[str, Any]:
+    """Print a line per case; the same as JSON. `sequences` 0: prefill."""
+    figures = made.plain(BASE)
+    for name, case in cases.items():
+        limit = partial(case.work.decode_limit, sequences) if sequences else case.work.prefill_limit
+        figures[name]["roofline_share"] = share = made.share(name, limit)
+        ratio = "" if name == BASE else f"{made.ratio(name, BASE):.2f}"
+        print(
+            f"{metric:<14}{name:<18}{made.median(name):>9.1f}{min(made.values(name)):>9.1f}"
+            f"{max(made.values(name)):>9.1f}{ratio:>8}{share or 0:>10.2f}",
+            flush=True,
+        )
+    return figures
+
+
+def _overheads(cases: Mapping[str, Case], sequences: int, steps: int) -> dict[str, Any]:
+    """Per engine: what a step costs outside the forward, greedy and sampled with log-probabilities."""
+    found: dict[str, Any] = {}
+    for name, case in cases.items():
+        if not isinstance(case.decoder, ServingEngine):
+            continue
+        greedy = [case.decoder.steps(sequences, 2 * steps) for _ in range(3)]
+        sampled = [case.decoder.steps(sequences, 2 * steps, SAMPLED, log_probs=True) for _ in range(3)]
+        found[name] = {
+            "sequences": sequences,
+            "greedy": median(made.overhead_us for made in greedy),
+            "sampled_with_log_probs": median(made.overhead_us for made in sampled),
+            "forward": median(made.forward_seconds / made.count * 1e6 for made in greedy),
+        }
+        print(f"{'overhead_us':<14}{name:<18}" + ", ".join(f"{k} {v:.0f}" for k, v in found[name].items()))
+    return found
+
+
+def _scale(options: argparse.Namespace) -> dict[str, Any]:
+    weights = options.weights[0].partition("-")[0]
+    engine = ServingEngine(shapes.engines(options.shape, weights, options.seed), _SLOTS, reuse=True)
+    _cost(engine, _SLOTS)
+    before = _resident_mb()
+    made = run({str(count): partial(_cost, engine, count) for count in _SCALE}, options.rounds, None)
+    base = str(_SCALE[0])
+    print(f"{'requests':>9}{'ms each':>10}{'min':>9}{'max':>9}{'ratio to 10':>13}")
+    for count in made.cases:
+        values = made.values(count)
+        print(
+            f"{count:>9}{made.median(count):>10.2f}{min(values):>9.2f}{max(values):>9.2f}{made.ratio(count, base):>13.2f}"
+        )
+    return {
+        "weights": weights,
+        "cost_per_request_ms": made.plain(base),
+        "resident_growth_mb": _resident_mb() - before,
+        "kv_blocks_in_use_at_the_end": 0,  # ServingEngine.answer raises otherwise
+    }
+
+
+def _cost(engine: ServingEngine, count: int) -> float:
+    """Milliseconds per request of `count` requests submitted at once, in fresh engines until _ANSWERED were answered."""
+    repeats = max(1, _ANSWERED // count)
+    seconds = 0.0
+    for _ in range(repeats):
+        requests = [engine.request(64, 16) for _ in range(count)]
+        start = time.perf_counter()
+        engine.answer(requests)
+        seconds += time.perf_counter() - start
+    return seconds / (repeats * count) * 1000
+
+
+def _resident_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
