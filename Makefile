@@ -47,7 +47,7 @@ demo: engines  ## ask about a picture: build, serve, stream the answer, shut dow
 serve: engines  ## serve the demo engines on 127.0.0.1:8000-8002 until Ctrl-C
 	$(BIN)/python -m ensemble serve --engines $(ENGINES)
 
-test: setup  ## all tests (about 4 minutes on two cores)
+test: setup  ## all tests (about 7 minutes on two cores)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 unit: setup  ## the tests without a server, seconds
