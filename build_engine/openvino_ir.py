@@ -116,6 +116,8 @@ def _compile(
     config = {
         "INFERENCE_PRECISION_HINT": precision,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        # Several processes of a server share the cores; each would pin its threads to the same ones.
+        "ENABLE_CPU_PINNING": False,
         **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
         **options,
     }

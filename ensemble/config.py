@@ -101,6 +101,8 @@ class DeploymentConfig:
             at most a quarter of the memory.
         kv_cache_dtype: "auto" (f32 for f32 weights, else u8), "f32", "bf16", "f16" or "u8".
         kv_cache_reuse: share the blocks of equal prompt prefixes.
+        stream_interval_ms: tokens that a stream gets within this time of its last message go out as one; the first token and
+            the end never wait. Steps of a large model take longer than this, so each of its tokens goes out by itself.
         threads: threads of each engine, 0 leaves the choice to OpenVINO.
         exit_timeout_s: how long streams may go on after SIGTERM.
         tensorrt_llm: options of the C++ backend; None on the target openvino. kv_cache_bytes, kv_cache_dtype and threads
@@ -117,6 +119,7 @@ class DeploymentConfig:
     kv_cache_bytes: int = 0
     kv_cache_dtype: str = "auto"
     kv_cache_reuse: bool = True
+    stream_interval_ms: int = 20
     threads: int = 0
     exit_timeout_s: int = 60
     media: MediaLimits = field(default_factory=MediaLimits)

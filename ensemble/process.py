@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_STEP_BACK = 3  # of the 19 steps of niceness: half the share of a core when both want it
 _STUB_WORD = "triton_python_backend_stub"
 _SERVER_WORD = "tritonserver"  # ranks of an engine of several GPUs
 
@@ -160,6 +161,13 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def step_back() -> None:
+    """Let other processes go first where cores are scarce: every running answer waits for the language model's next step,
+    and only new ones for the other models.
+    """
+    os.nice(_STEP_BACK)
 
 
 def memory_kills() -> int:

@@ -9,6 +9,7 @@ for AVX-512 were seen not to; nothing promises it of others).
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +21,8 @@ from ensemble.language_model.batch import Packer
 from ensemble.language_model.block_manager import BlockManager
 from ensemble.language_model.forward import LanguageModel
 from ensemble.language_model.request import Output, Request
-from ensemble.language_model.sampler import NonFiniteLogitsError, log_probability, sample
-from ensemble.language_model.scheduler import Chunk, Scheduler
+from ensemble.language_model.sampler import NonFiniteLogitsError, log_probabilities, sample
+from ensemble.language_model.scheduler import Scheduler
 from ensemble.language_model.sequence import Sequence
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class Batcher:
         wanted = [chunk for chunk in chunks if chunk.wants_logits]
         for chunk in chunks:
             self._scheduler.advance(chunk)
-        return [self._sample(chunk, row) for chunk, row in zip(wanted, logits, strict=False)]
+        return self._sample([chunk.sequence for chunk in wanted], logits)
 
     def abandon(self, error: ServingError) -> list[News]:
         """The last news of every request: this error. The batcher must not be used afterwards."""
@@ -134,20 +135,34 @@ class Batcher:
         queued = len(self._scheduler.running) + len(self._scheduler.waiting)
         assert queued == len(self._sequences), "a sequence is lost"
 
-    def _sample(self, chunk: Chunk, logits: npt.NDArray[np.float32]) -> News:
-        sequence = chunk.sequence
-        request = sequence.request
-        try:
-            token_id = sample(logits, request.sampling, request.input_ids, sequence.generated)
-        except NonFiniteLogitsError:
-            return self._fail(sequence, "its logits are not finite")
-        log_probs = (log_probability(logits, token_id),) if request.return_log_probs else ()
+    def _sample(self, sequences: Many[Sequence], logits: npt.NDArray[np.float32]) -> list[News]:
+        tokens = [_next_token(sequence, row) for sequence, row in zip(sequences, logits, strict=False)]
+        told = {
+            row: token_id
+            for row, token_id in enumerate(tokens)
+            if token_id is not None and sequences[row].request.return_log_probs
+        }
+        found = log_probabilities(logits[list(told)], list(told.values())) if told else []
+        log_probs = dict(zip(told, found, strict=True))
+        return [
+            self._fail(sequence, "its logits are not finite")
+            if token_id is None
+            else self._append(sequence, token_id, log_probs.get(row))
+            for row, (sequence, token_id) in enumerate(zip(sequences, tokens, strict=True))
+        ]
+
+    def _append(self, sequence: Sequence, token_id: int, log_prob: float | None) -> News:
         reason = sequence.append(token_id)
         self._generated += 1
+        request_id = sequence.request.request_id
         if reason:
-            self._remove(request.request_id)
-        return request.request_id, _output(
-            sequence, token_ids=(token_id,), log_probs=log_probs, finished=bool(reason), finish_reason=reason
+            self._remove(request_id)
+        return request_id, _output(
+            sequence,
+            token_ids=(token_id,),
+            log_probs=() if log_prob is None else (log_prob,),
+            finished=bool(reason),
+            finish_reason=reason,
         )
 
     def _fail(self, sequence: Sequence, why: str) -> News:
@@ -167,6 +182,15 @@ class Batcher:
         sequence = self._sequences.pop(request_id)
         self._scheduler.remove(sequence)
         return sequence
+
+
+def _next_token(sequence: Sequence, logits: npt.NDArray[np.float32]) -> int | None:
+    """None when the logits are not finite."""
+    request = sequence.request
+    try:
+        return sample(logits, request.sampling, request.input_ids, sequence.generated)
+    except NonFiniteLogitsError:
+        return None
 
 
 def _output(sequence: Sequence, **news: object) -> Output:

@@ -15,6 +15,7 @@ from build_engine.manifest import Manifest
 from ensemble.config import DeploymentConfig
 from ensemble.language_model.batch import Batch
 from ensemble.language_model.kv_cache import kv_blocks
+from ensemble.language_model.padding import padded
 
 if TYPE_CHECKING:
     import openvino
@@ -56,7 +57,8 @@ class OpenVinoLanguageModel:
             if not _is_cache(port):
                 self._inputs.append((index, port.any_name))
                 continue
-            cache = np.zeros((num_blocks, *_block_shape(port)), _BITS[port.get_element_type().bitwidth])
+            # One more, for the tokens of `padded`.
+            cache = np.zeros((num_blocks + 1, *_block_shape(port)), _BITS[port.get_element_type().bitwidth])
             # The tensor borrows the array's memory: `_caches` keeps it alive.
             tensor = openvino.Tensor(cache, openvino.Shape(list(cache.shape)), port.get_element_type())
             self._request.set_input_tensor(index, tensor)
@@ -74,6 +76,7 @@ class OpenVinoLanguageModel:
 
     def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
         """See LanguageModel."""
+        batch = padded(batch, self.num_blocks)
         for index, name in self._inputs:
             self._request.set_input_tensor(index, self._tensor(getattr(batch, name), shared_memory=True))
         self._request.infer()

@@ -13,6 +13,7 @@ or less, at the very edge of top-p, shift all that come after it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -141,9 +142,12 @@ def _splitmix64(seed: npt.NDArray[np.uint64], index: npt.NDArray[np.uint64]) -> 
     return mixed
 
 
-def log_probability(logits: Logits, token_id: int) -> float:
-    """Natural logarithm of a token's probability under the unmodified logits."""
-    largest = logits.max()
+def log_probabilities(logits: Logits, token_ids: Sequence[int]) -> list[float]:
+    """Natural logarithms of the probabilities of one token per row, under the unmodified logits [rows, vocab]."""
+    rows = np.arange(len(token_ids))
+    largest = logits.max(axis=1, keepdims=True)
     # exp in float32, four times cheaper; the sum in float64, for 150,000 small terms must not be lost
-    total = np.exp(logits - largest).sum(dtype=np.float64)
-    return float(np.float64(logits[token_id]) - np.float64(largest) - np.log(total))
+    total = np.exp(logits - largest).sum(axis=1, dtype=np.float64)
+    chosen = logits[rows, token_ids].astype(np.float64)
+    found: list[float] = (chosen - largest[:, 0] - np.log(total)).tolist()
+    return found

@@ -5,8 +5,9 @@ import triton_python_backend_utils as pb_utils
 from build_engine.manifest import Manifest
 from ensemble.contract import LANGUAGE_MODEL, STOP, TENSORRT_LLM_PYTORCH, contract
 from ensemble.language_model.llm_api import Conversation, LlmApi
+from ensemble.language_model.outbox import Outbox
 from ensemble.options import Options
-from ensemble.triton_io import Outbox, TritonIO, load
+from ensemble.triton_io import TritonIO, load
 
 
 class TritonPythonModel:
@@ -15,7 +16,7 @@ class TritonPythonModel:
         manifest = Manifest.read(config.engines)
         self.io = TritonIO(pb_utils, contract(TENSORRT_LLM_PYTORCH, manifest.table_dtype)[LANGUAGE_MODEL])
         self.llm = LlmApi.load(config, manifest)
-        self.outbox = Outbox(self.io)
+        self.outbox = Outbox(self.io.send_output, config.stream_interval_ms / 1e3)
 
     def execute(self, requests):
         for request in requests:

@@ -7,8 +7,9 @@ from ensemble.contract import CONTRACT, LANGUAGE_MODEL, STOP
 from ensemble.gauges import Gauges, language_model_numbers
 from ensemble.language_model.engine import Engine
 from ensemble.language_model.forward import OpenVinoLanguageModel
+from ensemble.language_model.outbox import Outbox
 from ensemble.language_model.request import Request
-from ensemble.triton_io import Outbox, TritonIO, load
+from ensemble.triton_io import TritonIO, load
 
 
 class TritonPythonModel:
@@ -18,7 +19,7 @@ class TritonPythonModel:
         model = OpenVinoLanguageModel.load(config, self.manifest)
         self.engine = Engine(model, self.manifest, config.kv_cache_reuse)
         self.io = TritonIO(pb_utils, CONTRACT[LANGUAGE_MODEL])
-        self.outbox = Outbox(self.io)
+        self.outbox = Outbox(self.io.send_output, config.stream_interval_ms / 1e3)
         self.gauges = Gauges(pb_utils, lambda: language_model_numbers(self.engine.counters))
 
     def execute(self, requests):

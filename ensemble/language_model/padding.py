@@ -1,0 +1,62 @@
+"""Rounds up the tokens of a step, so that the engine meets few different numbers of them.
+
+It knows the arrays of a Batch. It does not know OpenVINO, which makes new code for each number of tokens that it has not
+seen: for the demo model 6 to 18 ms, a few steps' worth, for every layer of every prompt of a new length, and memory
+that stays (docs/decisions/0008). The added tokens are a sequence of their own that nobody reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.language_model.batch import Batch
+from ensemble.language_model.sequence import blocks_for
+
+_Number = TypeVar("_Number", np.int32, np.float32)
+
+_EXACT: Final = 16
+"""Steps of no more tokens are left alone: most are decode steps, and decoding one token more costs most there."""
+_STEPS: Final = 8
+"""Sizes between one power of two and the next, so at most an eighth is added."""
+
+
+def rounded(tokens: int) -> int:
+    """The number of tokens to compute instead: the same up to 16, then one of eight sizes per power of two."""
+    if tokens <= _EXACT:
+        return tokens
+    step = (1 << (tokens - 1).bit_length()) // 2 // _STEPS
+    return -(-tokens // step) * step
+
+
+def padded(batch: Batch, block: int) -> Batch:
+    """The batch with as many tokens as `rounded` says; the same logits are wanted.
+
+    Args:
+        batch: a step's.
+        block: a KV block that belongs to no sequence. All added tokens are alike and have the same position, so they all
+            write the same keys and values there.
+    """
+    tokens = len(batch.input_ids)
+    added = rounded(tokens) - tokens
+    if not added:
+        return batch
+    blocks = blocks_for(added)
+    return replace(
+        batch,
+        input_ids=_extended(batch.input_ids, added, 0),
+        rotary_cos=_extended(batch.rotary_cos, added, 1),
+        rotary_sin=_extended(batch.rotary_sin, added, 0),
+        past_lens=_extended(batch.past_lens, 1, 0),
+        subsequence_begins=_extended(batch.subsequence_begins, 1, tokens + added),
+        block_indices=_extended(batch.block_indices, blocks, block),
+        block_indices_begins=_extended(batch.block_indices_begins, 1, len(batch.block_indices) + blocks),
+        max_context_len=np.array(max(int(batch.max_context_len), added), np.int32),
+    )
+
+
+def _extended(array: npt.NDArray[_Number], count: int, value: float) -> npt.NDArray[_Number]:
+    return np.concatenate([array, np.full((count, *array.shape[1:]), value, array.dtype)])
