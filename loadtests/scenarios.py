@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from loadtests.media import Media
 
-CANCEL_AFTER_CHUNKS: Final = 10
+CANCEL_AFTER_CHUNKS: Final = 1
 """Where "midway" is: answers of the demo checkpoint are 20 to 60 chunks long."""
 
 
@@ -28,7 +28,7 @@ class Scenario:
         pictures: pictures shown with the first question, each with pixels that no other request has.
         videos: clips shown with the first question, out of a pool of `media.POOL`.
         huge_share: share of requests whose picture is one of 12 megapixels, out of a pool of `media.POOL`.
-        cancel_share: share of requests that leave after CANCEL_AFTER_CHUNKS chunks.
+        cancel_share: share of requests that leave after CANCEL_AFTER_CHUNKS pieces of text.
         pause_s: the reader's pause after each chunk, seconds.
         max_tokens: limit of each answer.
     """
@@ -89,7 +89,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
             ),
             Scenario(
                 "cancel-half",
-                f"as one-image, but half of the users leave after {CANCEL_AFTER_CHUNKS} chunks",
+                f"as one-image, but half of the users leave at the first text",
                 (_FAULT,),
                 pictures=1,
                 cancel_share=0.5,
