@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from gateway.assistant import Assistant
+from gateway.assistant.assistant import Assistant
 from gateway.assistant.model import Model
 from gateway.cache import AnswerCache
 from gateway.confidence import Calibration

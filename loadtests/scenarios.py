@@ -89,7 +89,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
             ),
             Scenario(
                 "cancel-half",
-                f"as one-image, but half of the users leave at the first text",
+                "as one-image, but half of the users leave at the first text",
                 (_FAULT,),
                 pictures=1,
                 cancel_share=0.5,

@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 _MARK: Final = re.compile(r"(`+)|\[(\d{1,3})\]")
-_BEGUN: Final = re.compile(r"(?:\[\d{0,3}|`+)$")
+_BEGUN: Final = re.compile(r"(?:\[\d{0,3}|`+)\Z")
 
 
 class Markers:
