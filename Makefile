@@ -1,5 +1,6 @@
 # One command each; everything is installed into .venv on the first use.
 #   make demo    engines of the demo checkpoint, a real Triton, a picture, a streamed answer
+#   make dev     the customer-service system, in the browser
 #   make test    set up and run all tests
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -47,7 +48,18 @@ demo: engines  ## ask about a picture: build, serve, stream the answer, shut dow
 serve: engines  ## serve the demo engines on 127.0.0.1:8000-8002 until Ctrl-C
 	$(BIN)/python -m ensemble serve --engines $(ENGINES)
 
-test: setup  ## all tests (about 7 minutes on two cores)
+dev: engines  ## the customer-service system on http://127.0.0.1:7860, with everything behind it, until Ctrl-C
+	$(BIN)/python -m gateway dev --engines $(ENGINES)
+
+# The browser of the page's tests, from the distribution: no wheel carries one.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	  echo "installing chromium for the tests of the web page"; \
+	  sudo=""; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends chromium chromium-driver fonts-noto-cjk >/dev/null \
+	  || { echo "chromium is missing and could not be installed. As root: apt-get install chromium chromium-driver fonts-noto-cjk"; exit 1; }; }
+
+test: setup browser  ## all tests (about 10 minutes on two cores)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 unit: setup  ## the tests without a server, seconds
@@ -66,4 +78,4 @@ lint: setup  ## ruff, mypy --strict, Dockerfiles, rendered files up to date
 clean:  ## remove engines and caches, keep .venv
 	rm -rf engines .run .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup engines demo serve test test-gpu unit lint clean
+.PHONY: help setup engines demo serve dev browser test test-gpu unit lint clean

@@ -112,5 +112,8 @@ def joined(outputs: Sequence[Output]) -> list[Output]:
             last,
             token_ids=tuple(token for output in outputs for token in output.token_ids),
             log_probs=tuple(value for output in outputs for value in output.log_probs),
+            # Not every runtime repeats these in its last output.
+            num_input_tokens=max(output.num_input_tokens for output in outputs),
+            reused_blocks=max(output.reused_blocks for output in outputs),
         )
     ]

@@ -90,8 +90,9 @@ class Assistant:
             return
         async with found as lead, aclosing(self._compose(question, scene, versions)) as events:
             async for event in events:
-                if isinstance(event, Answer) and not event.handoff and event.finish_reason == "stop":
-                    await lead.keep(event)
+                if isinstance(event, Answer):
+                    sound = not event.handoff and event.finish_reason == "stop"
+                    await (lead.keep(event) if sound else lead.decline())
                 yield event
 
     async def versions(self, question: Question[Media]) -> Versions:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from loadtests.openai import OpenAIConnection
-from loadtests.scenarios import Question
+from loadtests.scenarios import CANCEL_AFTER_CHUNKS, Question
 from loadtests.targets import Targets
 from loadtests.trace import Trace
 
@@ -118,7 +118,7 @@ def test_a_cancelled_answer() -> None:
     leaves = Question(**{**vars(QUESTION), "cancel": True})
     with serving(200, [*[piece("x")] * 30, piece("", "stop")]) as (address, _):
         text, trace = ask(address, leaves)
-    assert (text, trace.outcome, len(trace.gaps_s)) == (None, "cancelled", 9)
+    assert (text, trace.outcome, len(trace.gaps_s)) == (None, "cancelled", CANCEL_AFTER_CHUNKS - 1)
 
 
 def test_nobody_there_and_the_next_target() -> None:

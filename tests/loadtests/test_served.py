@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.scenarios import CANCEL_AFTER_CHUNKS
 from tests.loadtests.command import play
 from tests.server.conftest import grpc_url, metrics_url, server  # noqa: F401 (fixtures)
 from tests.server.test_many_requests import until_zero
@@ -52,7 +53,7 @@ def test_cancelled_streams_are_counted_and_end_on_the_server(
     assert figures.complete > 0
     assert (figures.rejected, figures.failed) == ({}, {})
     left = [trace for trace in run.stages[0].traces if trace.outcome == "cancelled"]
-    assert {len(trace.gaps_s) for trace in left} == {9}
+    assert {len(trace.gaps_s) for trace in left} == {CANCEL_AFTER_CHUNKS - 1}
     assert until_zero(metrics_url, "qwen3vl_kv_blocks_in_use") == 0
 
 

@@ -171,3 +171,9 @@ def test_many_streams_lose_and_reorder_nothing(line: Line, start: Callable[[floa
 def test_one_output_is_left_as_it_is() -> None:
     output = token(3)
     assert joined([output]) == [output]
+
+
+def test_facts_that_only_one_output_tells_are_kept() -> None:
+    first = Output(token_ids=(1,), num_input_tokens=7, reused_blocks=2)
+    (made,) = joined([first, Output(token_ids=(2,), finished=True, finish_reason="stop")])
+    assert made == Output((1, 2), (), True, "stop", None, 7, 2)
