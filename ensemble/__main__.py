@@ -162,7 +162,8 @@ def _serve(given: argparse.Namespace) -> int:
         # The LLM API runs no engine: of the directory it needs the manifest and the tokenizer's files.
         manifest = check_engines(engines, given.checkpoint, versions=given.profile != GPU_PYTORCH)
         profile = given.profile or (GPU if manifest.target == TENSORRT_LLM else CPU)
-        config = changed(replace(PROFILES[profile], engines=engines), given.changes)
+        config = replace(PROFILES[profile], engines=engines, engine_hash=manifest.engine_hash)
+        config = changed(config, given.changes)
         _check_profile(profile, config, manifest)
         triton = find(given.tritonserver)
         if config.tensorrt_llm is not None:

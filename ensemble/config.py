@@ -92,6 +92,8 @@ class DeploymentConfig:
 
     Attributes:
         engines: directory that `build_engine` wrote (engine_manifest.json inside).
+        engine_hash: of these engines, filled in by `serve`: whoever keeps answers can tell from the model's configuration
+            which engines gave them.
         max_inflight: requests admitted by the entry model at once; further ones are refused as Overloaded.
         preprocessing_instances: processes that decode and resize pictures.
         vision_max_batch: requests whose pictures the encoder takes in one call.
@@ -111,6 +113,7 @@ class DeploymentConfig:
     """
 
     engines: Path = Path("/engines")
+    engine_hash: str = ""
     max_inflight: int = 64
     preprocessing_instances: int = 1
     vision_max_batch: int = 8

@@ -116,7 +116,7 @@ class Assistant:
     ) -> AsyncGenerator[Event]:
         language = question.language
         passages = await self._found(question, scene)
-        generation, filtered = Generation(), self._policy.filter(language)
+        generation, filtered = Generation(), self._policy.filter(language, question.text)
         shown: list[str] = []
         asked = self._model.generate(
             prompt.grounded(scene, question, passages), question.request_id, generation
@@ -140,7 +140,7 @@ class Assistant:
             verdict.level, confidence < scene.threshold, bool(passages) or not question.grounded
         )
         tail = "" if blocked else _below(question, text, checked.citations, bool(handoff))
-        whole = self._policy.finish(text + tail, language)
+        whole = self._policy.finish(text, language, tail)
         if more := whole[len(text) :]:
             yield Delta(more)
         yield Answer(
