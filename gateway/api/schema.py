@@ -100,8 +100,6 @@ class ChatIn(_Open):
     function_call: Any = None
     web_search_options: dict[str, Any] | None = None
     user: Id | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
     customer_service: ServiceIn = ServiceIn()
 
 

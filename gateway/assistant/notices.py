@@ -18,7 +18,7 @@ PERSON_COMES: Final[dict[Language, str]] = {
 }
 """To a customer who asked for a person."""
 
-REFERENCES: Final[dict[Language, str]] = {"zh": "参考资料：", "en": "References:"}
+REFERENCES: Final[dict[Language, str]] = {"zh": "参考资料：", "en": "References: "}
 
 _PERSON: Final = (
     "转人工", "人工客服", "人工服务", "找人工", "真人客服", "要人工", "转接客服",

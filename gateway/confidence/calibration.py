@@ -25,7 +25,7 @@ SIGNALS: Final = tuple(field.name for field in fields(Signals))
 PRIOR: Final = (-3.0, 0.8, 0.5, 1.5, 1.0)
 """Intercept, then a weight for each signal; of the token probability, for its log-odds."""
 _DIRECTORY: Final = Path(__file__).parent
-_EDGE: Final = 1e-3  # token probabilities nearer to 0 or 1 count as this near
+_EDGE: Final = 1e-5  # token probabilities nearer to 0 or 1 count as this near
 _STEPS: Final = 50
 Floats = NDArray[np.float64]
 

@@ -1,7 +1,8 @@
 """`python -m gateway eval SET`: put an evaluation set to one or two running gateways and compare their answers.
 
 With --a alone, that gateway is compared with the answers the set recorded. With --versions nothing is asked: the recorded
-answers are told apart by model, prompt and knowledge version. Keys come from GATEWAY_KEY_A and GATEWAY_KEY_B.
+answers are told apart by model, prompt and knowledge version. Keys come from GATEWAY_KEY_A and GATEWAY_KEY_B; use a tenant made
+for this, since unsure answers open hand-offs as they always do.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _outcome(reply: httpx.Response, latency_s: float) -> Outcome:
             text=values["choices"][0]["message"]["content"] or "",
             citations=tuple(citation["article_id"] for citation in service["citations"]),
             confidence=float(service["confidence"]),
-            handoff=service["handoff"] or "",
+            handoff=service["handoff"]["reason"] if service["handoff"] else "",
             latency_s=latency_s,
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:

@@ -6,8 +6,10 @@ It knows which cases are compared and how they are reported. How they are driven
 from __future__ import annotations
 
 import argparse
+import re
 import resource
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +23,8 @@ from build_engine.weights import BITS_PER_WEIGHT
 from loadtests.benchmarks import machine, results, shapes
 from loadtests.benchmarks.decoders import SAMPLED, Decoder, ServingEngine, TransformersModel, Work
 from loadtests.benchmarks.onnx_peer import OnnxPeer
+from loadtests.benchmarks.peers import qwen3
+from loadtests.benchmarks.peers.process import KINDS, Peer, command
 from loadtests.benchmarks.rounds import CaseFailed, Rounds, run
 
 BASE: Final = "transformers"
@@ -41,6 +45,12 @@ DEFINITIONS: Final = {
     "overhead_us": "microseconds of a decode step outside the model's forward: scheduler, packing, sampler, delivery",
     PEER: "the same shape in ONNX Runtime, MatMulNBits with groups of 128 and int8 activations, GroupQueryAttention, int4 "
     "head; bare forwards and argmax, rows instead of an embedding",
+    "genai": "OpenVINO GenAI's ContinuousBatchingPipeline step by step, the same weights as optimum-intel exports them "
+    "(int4: symmetric, groups of 128, int8 head), everything else as GenAI chooses",
+    "vllm": "vLLM for CPUs on all cores, compiled by inductor, engine step by step; int8: activations too, one scale a token; "
+    "int4: groups of 128; bfloat16 head and keys in all three",
+    "llamacpp": "llama.cpp, Q8_0 or Q4_0 with a Q8_0 head, bare llama_decode and argmax",
+    "ratio_to_PEER": "median over the rounds of ours / the peer's in the same round, for peers of the same precision",
     "exact": "the same engine without int8 activations (load_language_model(quantise_activations=False))",
 }
 SCALE_DEFINITIONS: Final = {
@@ -61,12 +71,14 @@ class Case:
 
     decoder: Decoder
     work: Work
+    equal: str = ""
+    """Of a peer: our weights of the same precision."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; 0, or 1 when a case failed (then nothing is saved)."""
     options = _options(arguments)
-    command = "python -m loadtests.bench language-model " + shlex.join(arguments)
+    line = "python -m loadtests.bench language-model " + shlex.join(without_paths(arguments))
     name = "-".join(
         filter(None, ("language-model", options.shape, "scale" if options.scale else "", options.label))
     )
@@ -76,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     definitions = SCALE_DEFINITIONS if options.scale else DEFINITIONS
-    results.publish(results.Result(name, command.strip(), options.seed, definitions, figures), options.save)
+    results.publish(results.Result(name, line.strip(), options.seed, definitions, figures), options.save)
     return 0
 
 
@@ -90,6 +102,14 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--onnxruntime",
         action="store_true",
         help="also measure ONNX Runtime's int4 (needs onnx, onnxruntime)",
+    )
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="NAME=PYTHON", type=_peer,
+        help=f"also measure NAME, run by the interpreter PYTHON; may be repeated. NAME is one of {', '.join(KINDS)}. What each "
+        "interpreter needs: docs/load-testing.md, Peers. Only bf16 peers need more than 16 GiB of memory",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-transformers", action="store_true", help="leave transformers out, for memory; needs --peer"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8, help="decode steps of a sample")
@@ -110,6 +130,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     known = {*BITS_PER_WEIGHT, "int8-exact", "int4-exact"}
     if unknown := sorted(set(options.weights) - known):
         parser.error(f"--weights {','.join(unknown)}: one of {', '.join(sorted(known))} is known")
+    if options.no_transformers and not options.peer:
+        parser.error("--no-transformers: nothing to compare with; give a --peer")
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: at least 1")
     if not all(1 <= count <= 16 for count in options.sequences):
@@ -117,8 +139,35 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def _peer(text: str) -> tuple[str, str]:
+    name, _, python = text.partition("=")
+    if name not in KINDS:
+        raise argparse.ArgumentTypeError(f"{name!r}: one of {', '.join(KINDS)} is known")
+    if shutil.which(python) is None:
+        raise argparse.ArgumentTypeError(
+            f"{name}={python}: no such program; the interpreter of its environment is needed"
+        )
+    return name, python
+
+
+def without_paths(arguments: Sequence[str]) -> list[str]:
+    """The command line for a file that others read: where an interpreter lies says nothing to them."""
+    return [
+        re.sub(rf"^({'|'.join(KINDS)}|--peer=[^=]*)=.*", r"\1=PYTHON", argument) for argument in arguments
+    ]
+
+
 def _compare(options: argparse.Namespace) -> dict[str, Any]:
     cases = _cases(options)
+    try:
+        return _figures(cases, options)
+    finally:
+        for case in cases.values():
+            if isinstance(case.decoder, Peer):
+                case.decoder.close()
+
+
+def _figures(cases: Mapping[str, Case], options: argparse.Namespace) -> dict[str, Any]:
     print(f"{machine.describe().cpu}, {machine.describe().cores} cores; {options.rounds} rounds")
     print(f"{'':<14}{'case':<18}{'median':>9}{'min':>9}{'max':>9}{'ratio':>8}{'roofline':>10}")
     figures: dict[str, Any] = {}
@@ -130,15 +179,24 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
         figures[name] = _report(name, made, cases, 0)
     figures["overhead_us"] = _overheads(cases, max(options.sequences), options.steps)
     figures["calibration"] = made.calibration()
+    if options.peer:
+        figures["peers"] = {
+            name: case.decoder.versions for name, case in cases.items() if isinstance(case.decoder, Peer)
+        }
     return figures
 
 
 def _cases(options: argparse.Namespace) -> dict[str, Case]:
-    """The decoders, transformers first; each has answered once."""
+    """The decoders, transformers first unless left out, then peers; each has answered once."""
     directory = shapes.checkpoint(options.shape, options.seed)
     checkpoint = Checkpoint.read(directory)
     work = partial(Work.of, checkpoint.text, checkpoint.architecture.text_intermediate_size)
-    cases = {BASE: Case(TransformersModel(directory), work(16, 16, 2))}
+    cases = {} if options.no_transformers else {BASE: Case(TransformersModel(directory), work(16, 16, 2))}
+    for name, python in options.peer:
+        kind = KINDS[name]
+        plain = qwen3.write(directory, directory.with_name(f"{directory.name}-qwen3"))
+        peer = Peer(command(kind, python, plain))
+        cases[name] = Case(peer, work(kind.bits, kind.head_bits, kind.kv_bytes), kind.equal)
     for name in options.weights:
         weights, _, exact = name.partition("-")
         engine = ServingEngine(
@@ -167,17 +225,28 @@ def _prefill(decoder: Decoder, lengths: Sequence[int]) -> float:
 
 
 def _report(metric: str, made: Rounds, cases: Mapping[str, Case], sequences: int) -> dict[str, Any]:
-    """Print a line per case; the same as JSON. `sequences` 0: prefill."""
-    figures = made.plain(BASE)
+    """Print a line per case, and ours beside each peer; the same as JSON. `sequences` 0: prefill."""
+    base = next(iter(cases))
+    figures = made.plain(base)
     for name, case in cases.items():
         limit = partial(case.work.decode_limit, sequences) if sequences else case.work.prefill_limit
         figures[name]["roofline_share"] = share = made.share(name, limit)
-        ratio = "" if name == BASE else f"{made.ratio(name, BASE):.2f}"
+        ratio = "" if name == base else f"{made.ratio(name, base):.2f}"
         print(
             f"{metric:<14}{name:<18}{made.median(name):>9.1f}{min(made.values(name)):>9.1f}"
             f"{max(made.values(name)):>9.1f}{ratio:>8}{share or 0:>10.2f}",
             flush=True,
         )
+    for peer, case in cases.items():
+        if case.equal in cases:
+            low, high = made.ratio_range(case.equal, peer)
+            middle = made.ratio(case.equal, peer)
+            figures[case.equal] |= {
+                f"ratio_to_{peer}": middle,
+                f"ratio_to_{peer}_min": low,
+                f"ratio_to_{peer}_max": high,
+            }
+            print(f"{metric:<14}{case.equal} / {peer}: {middle:.2f} ({low:.2f} to {high:.2f})", flush=True)
     return figures
 
 

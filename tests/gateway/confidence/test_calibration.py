@@ -96,12 +96,12 @@ def test_values_that_are_no_share_count_as_the_nearest() -> None:
     )
 
 
-@pytest.mark.parametrize("profile", ["default", "demo"])
-def test_shipped_calibrations_tell_good_from_bad(profile: str) -> None:
+@pytest.mark.parametrize(("profile", "good", "bad"), [("default", 0.98, 0.5), ("demo", 0.9999, 0.99)])
+def test_shipped_calibrations_tell_good_from_bad(profile: str, good: float, bad: float) -> None:
     calibration = Calibration.load(profile)
     assert calibration.origin
-    assert calibration.confidence(Signals(0.98, 0.5, 1.0, 0.9)) > 0.8
-    assert calibration.confidence(Signals(0.5, 0.0, 0.2, 0.0)) < 0.3
+    assert calibration.confidence(Signals(good, 0.5, 1.0, 0.9)) > 0.8
+    assert calibration.confidence(Signals(bad, 0.0, 0.0, 0.0)) < 0.3
 
 
 def test_files_are_read_as_written_and_wrong_ones_refused(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_the_command_fits_prints_and_draws(tmp_path: Path, capsys: pytest.Captur
     [
         ("{", "line 2"),
         ('{"right": 1, "signals": {}}', "line 2"),
-        ('{"right": "yes", "signals": {"token_probability": 1, "retrieval_margin": 1, "image_quality": 1, "citation_support": 1}}', "right: true or false"),
+        (json.dumps({"right": "yes", "signals": dict.fromkeys(SIGNALS, 1)}), "right: true or false"),
     ],
 )  # fmt: skip
 def test_a_wrong_line_is_named(

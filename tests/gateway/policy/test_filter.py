@@ -22,7 +22,8 @@ SPELLINGS = [
     "破解", "破 解", "破·解", "破`解", "破<b></b>解"[:1] + "</解", "破⋯解", "破\u202e解", "破-解", "破｜解",
     "越狱", "越獄", "越 獄", "越\u200d獄", "越…狱", "越\t狱",
     "jailbreak", "JAILBREAK", "JailBreak", "ｊａｉｌｂｒｅａｋ", "j a i l b r e a k", "j.a.i.l.b.r.e.a.k", "jail-break",
-    "jail break", "jаilbrеаk", "𝓳𝓪𝓲𝓵𝓫𝓻𝓮𝓪𝓴", "ⓙⓐⓘⓛⓑⓡⓔⓐⓚ", "jáilbréak", "jail\u200bbreak", "jailbreaking", "Jailbroken", "ϳailbreak",
+    "jail break", "jаilbrеаk", "𝓳𝓪𝓲𝓵𝓫𝓻𝓮𝓪𝓴", "ⓙⓐⓘⓛⓑⓡⓔⓐⓚ", "jáilbréak", "jail\u200bbreak", "jailbreaking",
+    "Jailbroken", "ϳailbreak",
 ]  # fmt: skip
 
 

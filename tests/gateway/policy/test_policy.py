@@ -17,7 +17,8 @@ POLICY = Policy.load("default")
 DRAWIO = """<mxfile host="app.diagrams.net"><diagram name="步骤"><mxGraphModel><root><mxCell id="0"/>
 <mxCell id="2" value="长按电源键&#10;10 秒" vertex="1" parent="0"><mxGeometry x="40" y="40" as="geometry"/></mxCell>
 </root></mxGraphModel></diagram></mxfile>"""
-PAGE = """<!doctype html><style>p::after{content:"\\7c"}</style><script>const a=[1,2].map(x=>`${x}|${x}`);</script>\t<p>好\u200b的</p>"""
+PAGE = """<!doctype html><style>p::after{content:"\\7c"}</style><script>const a=[1,2].map(x=>`${x}|${x}`);</script>
+\t<p>好\u200b的</p>"""
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
