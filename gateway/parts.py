@@ -15,6 +15,7 @@ from gateway.cache import AnswerCache
 from gateway.confidence import Calibration
 from gateway.guard import Guard
 from gateway.guard.ocr import Ocr
+from gateway.knowledge import embedder
 from gateway.knowledge.library import Library
 from gateway.objects import Objects
 from gateway.policy import Policy
@@ -59,7 +60,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             settings.cache.url.get_secret_value(), settings.cache.ttl_s, settings.cache.wait_s
         )
         stack.push_async_callback(cache.close)
-        library = Library(settings.knowledge.database)
+        library = Library(settings.knowledge.database, embedder.load(settings.knowledge.embedder))
         stack.callback(library.close)
         policy, known = Policy.load(settings.profile), scenes(settings.profile)
         assistant = Assistant(

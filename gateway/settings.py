@@ -107,9 +107,18 @@ class Kafka(_Section):
     feedback: str = "cs.feedback"
     dead_letters: str = "cs.requests.dead"
     partitions: int = Field(default=6, ge=1)
+    replication: int = Field(default=1, ge=1, description="of topics that the gateway makes; 3 in production")
+    lost_s: float = Field(
+        default=600.0, gt=0, description="a ticket that nobody touched for so long is published again"
+    )
     attempts: int = Field(default=5, ge=1)
     backoff_s: float = Field(default=1.0, gt=0)
     concurrency: int = Field(default=4, ge=1, description="tickets that one worker answers at once")
+    drain_s: float = Field(
+        default=25.0, ge=0, description="longest that a worker told to end goes on with tickets that it has"
+    )
+    worker_host: str = Field(default="127.0.0.1", description="of a worker's /healthz and /metrics")
+    worker_port: Port = Field(default=7861, description="of a worker's /healthz and /metrics; 0: a free one")
     security: dict[str, str] = Field(default_factory=dict, description="librdkafka properties: sasl.*, ssl.*")
 
 
@@ -118,7 +127,7 @@ class Knowledge(_Section):
 
     database: Path = Path(".run/knowledge.db")
     passages: int = Field(default=3, ge=1, description="put before the model")
-    min_score: float = 1.0
+    min_score: float = 5.0
     embedder: str = Field(default="", description="MODULE:CLASS of an embedder; none by default")
 
 

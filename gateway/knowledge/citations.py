@@ -16,7 +16,7 @@ from gateway.knowledge.quantities import quantities
 from gateway.knowledge.sentences import Sentence, sentences
 from gateway.records import Citation, Passage
 
-THRESHOLD: Final = 0.5
+THRESHOLD: Final = 0.6
 """Part of a sentence's terms that a passage must hold to back it."""
 _FEWEST: Final = 3
 """Terms of a sentence that can be held against anything; "好的。" cannot."""

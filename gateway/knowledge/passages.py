@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Final
 
-LONGEST: Final = 700
-"""Characters of a passage. Three of them, in either language, stay below about 1,500 tokens."""
+LONGEST: Final = 1000
+"""Characters of a passage: about 700 tokens of Chinese, 250 of English. Most FAQ articles stay whole."""
 
 _HEADING: Final = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.M)
 _PARAGRAPH: Final = re.compile(r"\n\s*\n")
@@ -27,7 +28,7 @@ def split(text: str, longest: int = LONGEST) -> list[str]:
 def _sections(text: str) -> Iterator[str]:
     starts = [match.start() for match in _HEADING.finditer(text)]
     edges = [0, *(start for start in starts if start), len(text)]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         if section := text[begin:end].strip():
             yield section
 

@@ -11,23 +11,13 @@ from typing import Final
 from gateway.knowledge.folding import fold
 
 _DIGITS: Final = {c: n for n, c in enumerate("零一二三四五六七八九")} | {"两": 2}
-_WORDS: Final = {
-    word: n
-    for n, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()
-    )
-} | {
-    "a": 1,
-    "an": 1,
-    "half": 0.5,
-    "twenty": 20,
-    "thirty": 30,
-    "forty": 40,
-    "fifty": 50,
-    "sixty": 60,
-    "ninety": 90,
-}
+_COUNTED: Final = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+)
+_TENS: Final = {"half": 0.5, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "ninety": 90}
+_WORDS: Final[dict[str, float]] = {word: n for n, word in enumerate(_COUNTED.split())} | _TENS
 _UNITS: Final = {
+    "工作日": "wd", "working day": "wd", "business day": "wd",
     "秒": "s", "分钟": "min", "小时": "h", "天": "d", "日": "d", "周": "w", "星期": "w", "个月": "m", "年": "y",
     "元": "cny", "块钱": "cny", "度": "c", "兆": "mb", "倍": "x", "次": "x", "%": "%", "百分点": "%",
     "s": "s", "sec": "s", "second": "s", "min": "min", "minute": "min", "h": "h", "hour": "h", "day": "d", "week": "w",
@@ -39,7 +29,7 @@ _LATIN: Final = "|".join(
 )
 _CHINESE: Final = "|".join(sorted((unit for unit in _UNITS if not unit.isascii()), key=len, reverse=True))
 _AMOUNT: Final = re.compile(
-    rf"(?P<zh>\d+(?:\.\d+)?|[零一二两三四五六七八九十百]+|半)\s*(?:个(?=小时|星期|半))?(?P<zhunit>{_CHINESE}|%)"
+    rf"(?P<zh>\d+(?:\.\d+)?|[零一二两三四五六七八九十百]+|半)\s*(?:个(?=小时|星期|半|工作日))?(?P<zhunit>{_CHINESE}|%)"
     rf"|(?<![a-z])(?P<en>\d+(?:\.\d+)?|{'|'.join(_WORDS)})[\s-]*(?:an?\s+)?(?P<enunit>{_LATIN})s?(?![a-z])"
 )
 

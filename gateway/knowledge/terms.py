@@ -15,12 +15,14 @@ _ASKING: Final = re.compile(
     "怎么办|怎么回事|怎么弄|怎么处理|怎么解决|如何解决|怎么样|怎样|怎么|如何|请问|为什么|为啥|什么|你好|您好|帮我|帮忙|"
     "可以|能不能|能否|是不是|有没有|谢谢|一下|我的|我想|咋办|咋整|咋|吗|呢|啊|呀|吧|请"
 )
-_COMMON: Final = frozenset(
-    "a an the my your our its it i you we they he she is are am was were be been do does did done doing to of in on "
-    "at for with and or but so if then than that this these those there here what which who how when why where can "
-    "could should would will may might must please help hello hi thanks thank have has had get got me him her them "
-    "not no cannot cant dont doesnt wont isnt im ive just any some as by from up out about into also too very s t".split()
+_COMMON_TEXT: Final = (
+    "a an the my your our its it i you we they he she is are am was were be been do does did done doing "
+    "to of in on at for with and or but so if then than that this these those there here what which who "
+    "how when why where can could should would will may might must please help hello hi thanks thank have "
+    "has had get got me him her them not no cannot cant dont doesnt wont isnt im ive just any some as by "
+    "from up out about into also too very s t "
 )
+_COMMON: Final = frozenset(_COMMON_TEXT.split())
 _VOWEL: Final = re.compile(r"[aeiouy]")
 
 
