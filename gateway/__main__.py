@@ -9,7 +9,7 @@ from typing import Final
 COMMANDS: Final = {
     "serve": ("gateway.api.serve", "the HTTP API and the web page"),
     "worker": ("gateway.queue.worker", "answers tickets from Kafka; run as many as you need"),
-    "dev": ("gateway.queue.dev", "Triton, broker, cache, worker and gateway on this machine, until Ctrl-C"),
+    "dev": ("gateway.dev.stack", "Triton, broker, cache, worker and gateway on this machine, until Ctrl-C"),
     "kb": ("gateway.knowledge.kb", "add, list, search, remove and re-index articles"),
     "calibrate": ("gateway.confidence.calibrate", "fit confidence to a labelled set, plot the curve"),
     "export": ("gateway.evaluation.export", "rated answers as an evaluation set"),

@@ -21,6 +21,7 @@ from gateway.api import (
     handoffs,
     health,
     predict,
+    retention,
     tickets,
 )
 from gateway.api.fetch import Fetcher
@@ -38,8 +39,12 @@ def create_app(parts: Parts, fetcher: Fetcher | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        forgetting = asyncio.create_task(retention.purging(parts), name="retention")
         yield
         state.draining.set()
+        forgetting.cancel()
+        await asyncio.wait({forgetting})
+        await state.archive.close()
         await state.limits.close()
 
     app = FastAPI(

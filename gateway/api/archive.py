@@ -13,10 +13,12 @@ from gateway.records import Answer, Feedback, Handoff, Media, MediaRef, Message,
 
 if TYPE_CHECKING:
     from gateway.parts import Parts
+    from gateway.queue import Tickets
 
 _log = logging.getLogger(__name__)
 
 _SUMMARY_CHARACTERS: Final = 600
+_CLOSE_S: Final = 5.0
 _LABELS: Final = {
     "zh": ("客户问题", "助手回答", "把握", "附件"),
     "en": ("Customer asks", "Assistant said", "Sure to", "Attachments"),
@@ -28,6 +30,7 @@ class Archive:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._publishing: set[asyncio.Task[None]] = set()
 
     async def stored(self, question: Question[Media]) -> Question[MediaRef]:
         """The question with its media in the object store; Unavailable, and then none of them is left there."""
@@ -78,23 +81,32 @@ class Archive:
         )
         opened = await asyncio.to_thread(self._parts.store.open_handoff, new)
         if opened.handoff_id == new.handoff_id:
-            await self._publish("handoff", opened)
+            self._publish(opened)
         return opened
 
     async def judge(self, feedback: Feedback) -> None:
         """Keep a judgement; NotFound unless the tenant has such an answer."""
         await asyncio.to_thread(self._parts.store.add_feedback, feedback)
-        await self._publish("feedback", feedback)
+        self._publish(feedback)
 
-    async def _publish(self, kind: str, record: Handoff | Feedback) -> None:
-        """The store has it already: a broker that is away costs the notice, not the thing."""
-        tickets = self._parts.tickets
-        if tickets is None:
-            return
+    def _publish(self, record: Handoff | Feedback) -> None:
+        """Tell the broker, without making anybody wait: a broker that is away costs the notice, not the thing."""
+        if self._parts.tickets is not None:
+            task = asyncio.ensure_future(self._published(self._parts.tickets, record))
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
+
+    async def _published(self, tickets: Tickets, record: Handoff | Feedback) -> None:
         try:
             await tickets.publish(record)
         except GatewayError as error:
+            kind = type(record).__name__
             _log.warning("%s of request %s was not published: %s", kind, record.request_id, error)
+
+    async def close(self) -> None:
+        """Wait for what is being published."""
+        if self._publishing:
+            await asyncio.wait(self._publishing, timeout=_CLOSE_S)
 
 
 def summary(asked: Question[MediaRef], answer: Answer) -> str:

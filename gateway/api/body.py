@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from gateway.api.failures import refused
@@ -24,6 +24,19 @@ class _InMemory(MultiPartParser):
     """Never writes a part to disk: what it holds is not masked yet. The body's own limit is its limit."""
 
     spool_max_size = 0  # of SpooledTemporaryFile: no limit
+    _whole = False
+
+    async def parse(self) -> FormData:
+        """The form."""
+        form = await super().parse()
+        self._whole = True
+        return form
+
+    def release(self) -> None:
+        """Close the parts of a form that did not become whole."""
+        if not self._whole:
+            for file in self._files_to_close_on_error:
+                file.close()
 
 
 async def read_chat(request: Request, settings: Settings) -> tuple[ChatIn, dict[str, Received]]:
@@ -56,19 +69,20 @@ async def _form(request: Request, most: int) -> tuple[bytes, dict[str, Received]
         raise InvalidInput(
             "body", "a malformed form", f"a field {_REQUEST!r} and up to {most} files"
         ) from None
-    async with form:
-        asked, files = form.get(_REQUEST), {}
-        text = (
-            await asked.read()
-            if isinstance(asked, UploadFile)
-            else str(asked or "").encode("utf-8", "replace")
-        )
+    finally:
+        parser.release()
+    text, files = b"", dict[str, Received]()
+    try:
         for number, (field, value) in enumerate(form.multi_items()):
-            if field == _REQUEST or not isinstance(value, UploadFile):
-                continue
-            name = (value.filename or field)[:128]
-            name = f"{number}-{name}" if name in files else name
-            files[name] = Received(await value.read(), name)
+            data = await value.read() if isinstance(value, UploadFile) else value.encode("utf-8", "replace")
+            if field == _REQUEST:
+                text = data
+            elif isinstance(value, UploadFile):
+                name = (value.filename or field)[:128]
+                name = f"{number}-{name}" if name in files else name
+                files[name] = Received(data, name)
+    finally:
+        await form.close()
     if not text:
         raise InvalidInput(_REQUEST, "nothing", "the JSON of the request in this field")
     return text, files

@@ -20,6 +20,8 @@ from gateway.settings import Http
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
+# Not the internet, though Python 3.11 calls parts of them global.
+_SPECIAL: Final = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv4Network("192.88.99.0/24"))
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -33,6 +35,8 @@ def is_public(address: Address) -> bool:
             return is_public(inner)
         if int(address) >> 32 == 0:  # ::a.b.c.d of old
             return False
+    if any(address in network for network in _SPECIAL):
+        return False
     return address.is_global and not (
         address.is_multicast
         or address.is_private

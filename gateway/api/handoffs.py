@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
 
 from gateway.api import reply
 from gateway.api.path import IdPath
-from gateway.api.schema import AgentIn, HandoffIn, ReplyIn
-from gateway.api.sse import DONE, EventStream, alive, event
+from gateway.api.schema import AgentIn, HandoffIn, HandoffQuery, ReplyIn
+from gateway.api.sse import DOCUMENTED, DONE, EventStream, alive, event
 from gateway.api.state import CallerOf, Counted, State, StateOf
 from gateway.records import Handoff
 
@@ -32,13 +33,11 @@ async def ask(wanted: HandoffIn, state: StateOf, caller: Counted) -> dict[str, A
 
 @router.get("", summary="For agents: who waits")
 async def listed(
-    service: StateOf,
-    caller: CallerOf,
-    state: Literal["open", "claimed", "closed"] | None = None,
+    wanted: Annotated[HandoffQuery, Query()], service: StateOf, caller: CallerOf
 ) -> dict[str, Any]:
     """Oldest first."""
     caller.must_be_agent()
-    found = await asyncio.to_thread(service.parts.store.handoffs, caller.tenant, state)
+    found = await asyncio.to_thread(service.parts.store.handoffs, caller.tenant, wanted.state)
     return {"object": "list", "data": [reply.handoff(handoff, agent=True) for handoff in found]}
 
 
@@ -75,7 +74,12 @@ async def close(handoff_id: IdPath, who: AgentIn, state: StateOf, caller: Caller
     return reply.handoff(closed, agent=True)
 
 
-@router.get("/{handoff_id}/events", summary="For the customer: what agents do", response_class=EventStream)
+@router.get(
+    "/{handoff_id}/events",
+    summary="For the customer: what agents do",
+    response_class=Response,
+    responses=DOCUMENTED,
+)
 async def follow(handoff_id: IdPath, state: StateOf, caller: CallerOf) -> EventStream:
     """Server-sent events named `handoff`, each the whole hand-off; ends when it is closed."""
     first = await asyncio.to_thread(state.parts.store.handoff, caller.tenant, handoff_id)

@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway import telemetry
 from gateway.api import failures
 from gateway.errors import GatewayError, TooLarge
 
@@ -57,7 +58,9 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await _Exchange(self._app, scope, receive, send, self._max_body_bytes).run()
+        exchange = _Exchange(self._app, scope, receive, send, self._max_body_bytes)
+        with telemetry.bound(exchange.request_id):
+            await exchange.run()
 
 
 class _Exchange:
@@ -68,10 +71,10 @@ class _Exchange:
         self._limit, self._read, self._status = limit, 0, 0
         self._refused = False
         given = Headers(scope=scope).get("x-request-id", "")
-        self._id = given if REQUEST_ID.match(given) else f"req-{uuid.uuid4().hex}"
+        self.request_id = given if REQUEST_ID.match(given) else f"req-{uuid.uuid4().hex}"
 
     async def run(self) -> None:
-        self._scope.setdefault("state", {})["request_id"] = self._id
+        self._scope.setdefault("state", {})["request_id"] = self.request_id
         started_s = time.perf_counter()
         RUNNING.inc()
         try:
@@ -83,7 +86,7 @@ class _Exchange:
             await self._refuse()
         except Exception:
             # The traceback names code, not content: no local values are printed.
-            _log.exception("internal error", extra={"request_id": self._id})
+            _log.exception("internal error")
             if self._status == 0:
                 await self._reply(GatewayError("internal error; the request id names it in the log"))
             else:
@@ -111,7 +114,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = self._id
+            headers["X-Request-Id"] = self.request_id
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
         await self._send(message)
@@ -132,7 +135,7 @@ class _Exchange:
         method = self._scope["method"] if self._scope["method"] in _METHODS else "other"
         REQUESTS.labels(route, method, str(self._status)).inc()
         SECONDS.labels(route).observe(seconds)
-        _log.info("%s %s %d %.3f s", method, route, self._status, seconds, extra={"request_id": self._id})
+        _log.info("%s %s %d %.3f s", method, route, self._status, seconds)
 
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

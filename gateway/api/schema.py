@@ -117,6 +117,12 @@ class HandoffIn(_Body):
     request_id: Id
 
 
+class HandoffQuery(_Body):
+    """GET /v1/handoffs."""
+
+    state: Literal["open", "claimed", "closed"] | None = None
+
+
 class AgentIn(_Body):
     """Who acts."""
 

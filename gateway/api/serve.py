@@ -17,6 +17,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from gateway import telemetry
 from gateway.api.app import create_app, draining
 from gateway.parts import open_parts
 from gateway.settings import Settings
@@ -63,6 +64,9 @@ async def serve(settings: Settings, unready_s: float, ready_file: Path | None) -
     """Serve until told to end."""
     async with open_parts(settings) as parts:
         app = create_app(parts)
+        telemetry.instrument(app)
+        if parts.tickets is not None:
+            parts.tickets.start()  # tickets that another process could not publish
         config = uvicorn.Config(
             app,
             host=settings.http.host,
@@ -101,7 +105,10 @@ def main(arguments: list[str]) -> int:
     changes = {name: value for name in ("host", "port") if (value := getattr(given, name)) is not None}
     if changes:
         settings = settings.model_copy(update={"http": settings.http.model_copy(update=changes)})
+    telemetry.setup(settings.telemetry, "gateway")
     try:
         return asyncio.run(serve(settings, given.unready_s, given.ready_file))
     except SystemExit as ended:  # uvicorn's way to say that it could not listen
         return int(ended.code or 0) if isinstance(ended.code, int) else 1
+    finally:
+        telemetry.flush()

@@ -22,6 +22,9 @@ _AHEAD: Final = 16
 """Events that may be written before they are read."""
 _HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 DONE: Final = "data: [DONE]\n\n"
+DOCUMENTED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "Events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
 
 
 def event(data: Any, name: str = "") -> str:

@@ -13,7 +13,7 @@ from gateway.api import options, reply
 from gateway.api.body import documented, read_chat
 from gateway.api.chat import asker_of, unless_gone
 from gateway.api.path import IdPath
-from gateway.api.sse import DONE, EventStream, alive, event
+from gateway.api.sse import DOCUMENTED, DONE, EventStream, alive, event
 from gateway.api.state import CallerOf, Counted, State, StateOf
 from gateway.errors import InvalidInput, Unavailable
 from gateway.records import Handoff, Ticket
@@ -59,7 +59,10 @@ async def show(ticket_id: IdPath, state: StateOf, caller: CallerOf) -> dict[str,
 
 
 @router.get(
-    "/{ticket_id}/events", summary="What becomes of a ticket, until it is done", response_class=EventStream
+    "/{ticket_id}/events",
+    summary="What becomes of a ticket, until it is done",
+    response_class=Response,
+    responses=DOCUMENTED,
 )
 async def follow(ticket_id: IdPath, state: StateOf, caller: CallerOf) -> EventStream:
     """Server-sent events named `ticket`, each the whole ticket; then `data: [DONE]`."""

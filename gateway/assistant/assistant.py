@@ -186,11 +186,12 @@ async def _said(pieces: AsyncGenerator[str], filtered: Filter, passages: int) ->
     markers = Markers(passages)
     async with aclosing(pieces) as source:
         async for piece in source:
-            if out := markers.push(filtered.push(piece)):
+            # The marks first: a word that one of them parts is whole when the filter sees it.
+            if out := filtered.push(markers.push(piece)):
                 yield out
             if filtered.verdict.level == "block":
                 break
-    if out := markers.push(filtered.end()) + markers.end():
+    if out := filtered.push(markers.end()) + filtered.end():
         yield out
 
 

@@ -101,19 +101,19 @@ def main(arguments: list[str]) -> int:
     """Run the command; its last line of output is JSON."""
     options = _options(arguments)
     try:
-        rows = asyncio.run(_label_all(options.triton, options.count, options.seed))
+        right = asyncio.run(_label_all(options.triton, options.count, options.seed, options.output))
     except GatewayError as error:
         print(f"demo_set: {error}", file=sys.stderr)
         return 1
-    options.output.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    print(json.dumps({"answers": len(rows), "right": sum(bool(row["right"]) for row in rows)}))
+    print(json.dumps({"answers": options.count, "right": right}))
     return 0
 
 
-async def _label_all(url: str, count: int, seed: int) -> list[dict[str, object]]:
+async def _label_all(url: str, count: int, seed: int, output: Path) -> int:
+    """How many were right. Every line is written at once: it takes minutes."""
     model = Model(url, "qwen3_vl", 120.0)
-    rows = []
-    with tempfile.TemporaryDirectory() as directory:
+    right = 0
+    with tempfile.TemporaryDirectory() as directory, output.open("w", encoding="utf-8") as file:
         library = Library(Path(directory) / "knowledge.db")
         try:
             library.add(SAMPLE)
@@ -122,13 +122,16 @@ async def _label_all(url: str, count: int, seed: int) -> list[dict[str, object]]
             assistant = Assistant(model, library, policy, calibration, cache, scenes("demo"))
             guard = Guard(MediaLimits(mask=False), None)
             for number, item in enumerate(items(count, seed)):
-                rows.append(await label(assistant, guard, item, number))
+                row = await label(assistant, guard, item, number)
+                file.write(f"{json.dumps(row)}\n")
+                file.flush()
+                right += bool(row["right"])
                 if sys.stderr.isatty():
                     print(f"\r{number + 1}/{count}", end="", file=sys.stderr)
         finally:
             library.close()
             await model.close()
-    return rows
+    return right
 
 
 def _own_words(answer: Answer) -> str:

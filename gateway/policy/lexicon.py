@@ -93,10 +93,10 @@ class Stream:
 
 @dataclass(frozen=True)
 class _Pattern:
+    """Letters in a row. `gap_at`: before these a clause ends (in a phrase) or white space may stand (in a word)."""
+
     letters: str
-    gap_at: frozenset[
-        int
-    ]  # before these letters a clause ends (in a phrase) or white space may stand (in a word)
+    gap_at: frozenset[int]
     latin: bool
 
     @classmethod

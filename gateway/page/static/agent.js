@@ -13,7 +13,7 @@ const NAME = "agent-name";
 const at = (id) => document.getElementById(id);
 
 let chosen = "";
-let shown = []; // what the list holds
+let shown = null; // what the list holds, once that is known
 let opened = null;
 
 openShell();
@@ -21,7 +21,7 @@ at("name").value = sessionStorage.getItem(NAME) ?? "";
 at("name").addEventListener("change", () => sessionStorage.setItem(NAME, at("name").value.trim()));
 keyField(at("key"), () => refresh());
 at("state").addEventListener("change", () => refresh());
-onLanguage(() => showList(shown));
+onLanguage(() => shown && showList(shown));
 
 async function refresh() {
   const state = at("state").value;

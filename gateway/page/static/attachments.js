@@ -95,6 +95,7 @@ export class Attachments {
   #remove(item) {
     const at = this.#items.indexOf(item);
     this.#items.splice(at, 1);
+    URL.revokeObjectURL(item.url);
     announce(t("media.removed", { name: item.name }));
     this.#show();
     const next = this.#list.querySelectorAll("button.icon")[Math.min(at, this.#items.length - 1)];

@@ -10,6 +10,7 @@ const LONGEST_WAIT_MS = 15000;
 
 export class HandoffView {
   #status = make("p", { class: "status", text: "handoff.waiting" });
+  #reason = make("p");
   #replies = make("ol", { class: "replies" });
   #shown = 0;
   #stop = new AbortController();
@@ -19,13 +20,13 @@ export class HandoffView {
   /** `handoff`: {handoff_id, reason, state, agent, replies}; only the id must be there. */
   constructor(handoff) {
     this.id = handoff.handoff_id;
-    const reason = `reason.${handoff.reason}`;
     this.element = make("section", { class: "handoff", label: "handoff.title" },
       make("strong", { text: "handoff.title" }),
-      has(reason) ? make("p", { text: reason }) : null,
+      this.#reason,
       this.#status,
       this.#replies);
     announce(t("handoff.title"));
+    this.#explain(handoff.reason);
     this.#follow();
   }
 
@@ -56,8 +57,13 @@ export class HandoffView {
     }
   }
 
+  #explain(reason) {
+    if (has(`reason.${reason}`)) setText(this.#reason, `reason.${reason}`);
+  }
+
   /** Each event carries the whole hand-off, so a reply that came while the line was down is not lost. */
-  #show({ state, agent, replies = [] }) {
+  #show({ state, agent, reason, replies = [] }) {
+    this.#explain(reason);
     for (const reply of replies.slice(this.#shown)) {
       this.#replies.append(replyItem(reply));
       announce(`${t("handoff.agent", { agent: reply.agent })}: ${reply.text}`);

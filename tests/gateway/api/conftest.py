@@ -77,7 +77,7 @@ class Running:
     def http(self, key: str = "acme-key", **options: Any) -> httpx.Client:
         client = httpx.Client(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {key}"},
+            headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=30,
             trust_env=False,
             **options,
@@ -115,7 +115,8 @@ def running(directory: Path, fetcher: Fetcher | None = None, **changes: Any) -> 
     thread.start()
     end = time.monotonic() + 20
     while not server.started:
-        assert thread.is_alive() and time.monotonic() < end, "the gateway did not start"
+        assert thread.is_alive(), "the gateway did not start"
+        assert time.monotonic() < end, "the gateway takes too long to start"
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     gateway = Running(f"http://127.0.0.1:{port}", assistant, store, objects, queue, model, app)

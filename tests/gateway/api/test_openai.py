@@ -52,7 +52,8 @@ def test_streaming_with_a_picture(gateway: Running, picture: bytes) -> None:
         chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content
     ]
     assert texts == ["请长按", "电源键 10 秒", "[1]。"]
-    assert chunks[-1].choices == [] and chunks[-1].usage.total_tokens == 47
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.total_tokens == 47
     last = chunks[-2]
     assert last.choices[0].finish_reason == "stop"
     said = last.model_extra["customer_service"]
@@ -116,7 +117,8 @@ def test_tools(gateway: Running, stream: bool) -> None:
     choice = reply.choices[0]
     assert choice.finish_reason == "tool_calls"
     (call,) = choice.message.tool_calls
-    assert call.function.name == "lookup_order" and json.loads(call.function.arguments) == {"id": "订单9"}
+    assert call.function.name == "lookup_order"
+    assert json.loads(call.function.arguments) == {"id": "订单9"}
     assert choice.message.content.rstrip() == "我查一下。"
     assert json.loads(gateway.assistant.asked[0].tools)["function"]["name"] == "lookup_order"
     assert gateway.queue.published == []
@@ -134,9 +136,9 @@ def test_tools(gateway: Running, stream: bool) -> None:
     client.chat.completions.create(model="qwen3_vl", messages=history, tools=[WEATHER])
     messages = gateway.assistant.asked[1].messages
     assert CALL.replace("\n", "") == messages[1].text.replace("\n", "")
-    assert (
-        messages[2].role == "user" and "shipped" in messages[2].text and "<tool_response>" in messages[2].text
-    )
+    assert messages[2].role == "user"
+    assert "shipped" in messages[2].text
+    assert "<tool_response>" in messages[2].text
 
 
 def test_a_call_of_an_unknown_tool_is_text(gateway: Running) -> None:
@@ -145,7 +147,8 @@ def test_a_call_of_an_unknown_tool_is_text(gateway: Running) -> None:
     reply = gateway.openai().chat.completions.create(
         model="qwen3_vl", messages=[{"role": "user", "content": "x"}], tools=[WEATHER]
     )
-    assert reply.choices[0].finish_reason == "stop" and reply.choices[0].message.content == text
+    assert reply.choices[0].finish_reason == "stop"
+    assert reply.choices[0].message.content == text
 
 
 @pytest.mark.parametrize(

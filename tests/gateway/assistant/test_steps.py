@@ -170,6 +170,13 @@ def test_a_blocked_word_in_pieces_never_gets_out_and_ends_the_model(ask: Callabl
     assert model.closed == 1
 
 
+def test_a_blocked_word_parted_by_a_made_up_mark_never_gets_out(ask: Callable[..., list[Event]]) -> None:
+    for pieces in (["您可以越[7]狱安装"], ["您可以越[", "7", "]狱安装"]):
+        answer = whole(ask(Script(pieces), question("手机黑屏怎么办")))
+        assert "越狱" not in answer.text
+        assert answer.finish_reason == "content_filter"
+
+
 def test_marks_of_articles_that_were_not_shown_are_dropped(ask: Callable[..., list[Event]]) -> None:
     model = Script(["请长按电源键十秒[", "7]，充电半小时[1]。"])
     answer = whole(ask(model, question("手机黑屏怎么办")))

@@ -18,6 +18,7 @@ from gateway.errors import InvalidInput, NotFound
 from gateway.records import Signals
 
 SHARE = st.floats(0, 1)
+SHIPPED = Path(calibrate.__file__).parent
 
 
 def drawn(count: int, truth: Calibration, seed: int = 0) -> tuple[list[Signals], list[bool]]:
@@ -104,6 +105,22 @@ def test_shipped_calibrations_tell_good_from_bad(profile: str, good: float, bad:
     assert calibration.confidence(Signals(bad, 0.0, 0.0, 0.0)) < 0.3
 
 
+def test_the_demos_calibration_is_what_its_labelled_set_gives() -> None:
+    labelled = calibrate.read(SHIPPED / "demo.jsonl")
+    fitted = Calibration.fit([one.signals for one in labelled], [one.right for one in labelled])
+    shipped = Calibration.read(SHIPPED / "demo.json")
+    np.testing.assert_allclose(
+        (shipped.intercept, *shipped.weights), (fitted.intercept, *fitted.weights), atol=1e-5
+    )
+    confidence = calibrate.held_out(labelled, 1.0)
+    right = [one.right for one in labelled]
+    assert len(labelled) >= 400
+    assert measures.brier(confidence, right) < 0.2
+    assert measures.calibration_error(confidence, right) < 0.1
+    assert measures.auc(confidence, right) > 0.75
+    assert (SHIPPED / "demo.svg").read_text().startswith("<svg")
+
+
 def test_files_are_read_as_written_and_wrong_ones_refused(tmp_path: Path) -> None:
     calibration = Calibration(-1.25, (0.5, 0.0, 2.0, 1.0), "a test")
     calibration.write(tmp_path / "c.json")
@@ -142,7 +159,7 @@ def test_measures_stay_in_their_range(pairs: list[tuple[float, bool]]) -> None:
         assert choice.precision >= 0.9
 
 
-def labelled(path: Path, count: int = 200) -> Path:
+def written(path: Path, count: int = 200) -> Path:
     signals, right = drawn(count, Calibration(-2.0, (0.5, 1.0, 2.0, 1.5)))
     rows = [
         {"right": good, "scene": ("after_sales", "education")[place % 2], "signals": vars(one)}
@@ -155,7 +172,7 @@ def labelled(path: Path, count: int = 200) -> Path:
 def test_the_command_fits_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "fitted.json"
     code = calibrate.main(
-        [str(labelled(tmp_path / "set.jsonl")), "--output", str(output), "--precision", "0.7", "0.9999"]
+        [str(written(tmp_path / "set.jsonl")), "--output", str(output), "--precision", "0.7", "0.9999"]
     )
     out = capsys.readouterr().out
     figures = json.loads(out.splitlines()[-1])

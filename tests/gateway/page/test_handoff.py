@@ -114,6 +114,14 @@ def test_agent_claims_reads_replies_and_closes(page: Page, gateway: Gateway) -> 
     page.until(lambda: not page.visible("form.reply"))
 
 
+def test_nobody_waits(page: Page, gateway: Gateway) -> None:
+    page.open("/agent")
+    page.until(lambda: page.visible("#none"))
+    gateway.add_handoff("h-1")
+    page.until(lambda: page.all("#list button"), "a new case comes by itself")
+    assert not page.visible("#none")
+
+
 def test_two_agents_cannot_have_one_case(page: Page, gateway: Gateway) -> None:
     handoff = gateway.add_handoff("h-1")
     page.open("/agent")

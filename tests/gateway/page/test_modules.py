@@ -11,7 +11,8 @@ from tests.gateway.page.browser import Page
 
 @pytest.fixture
 def blank(page: Page) -> Page:
-    page.driver.get(f"{page.url}/blank")
+    if page.driver.current_url != f"{page.url}/blank":
+        page.driver.get(f"{page.url}/blank")
     return page
 
 

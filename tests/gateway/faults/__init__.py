@@ -1,0 +1,1 @@
+"""What happens to tickets when processes are killed, stopped and started again."""

@@ -1,0 +1,1 @@
+"""The queue against a broker that speaks Kafka's protocol."""
