@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
-from gateway.assistant import notices, prompt
+from gateway.assistant import history, notices, prompt
 from gateway.assistant.markers import Markers
 from gateway.assistant.model import Generation, Model
 from gateway.cache import AnswerCache
@@ -116,10 +116,12 @@ class Assistant:
     ) -> AsyncGenerator[Event]:
         language = question.language
         passages = await self._found(question, scene)
+        disclaimers = (self._policy.disclaimer("zh"), self._policy.disclaimer("en"))
+        shown_before = replace(question, messages=history.spoken(question.messages, disclaimers))
         generation, filtered = Generation(), self._policy.filter(language, question.text)
         shown: list[str] = []
         asked = self._model.generate(
-            prompt.grounded(scene, question, passages), question.request_id, generation
+            prompt.grounded(scene, shown_before, passages), question.request_id, generation
         )
         async with aclosing(_said(asked, filtered, len(passages))) as pieces:
             async for piece in pieces:

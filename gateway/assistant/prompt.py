@@ -32,7 +32,7 @@ For each function call, return a json object with function name and arguments wi
 def draft(scene: Scene, question: Question[Media]) -> Prompt:
     """Ask what the pictures of the last message show; the answer helps the search and reaches nobody."""
     last = question.messages[-1]
-    content = (*last.media, scene.draft(question.language))
+    content: tuple[str | Media, ...] = (*last.media, scene.draft(question.language))
     return Prompt((Message("user", content),), _DRAFT, question.adapter)
 
 

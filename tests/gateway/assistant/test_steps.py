@@ -280,3 +280,19 @@ def test_a_customers_own_system_message_and_tools_stand_behind_the_scenes(
     system = model.prompts[0].messages[0].text
     assert [message.role for message in model.prompts[0].messages] == ["system", "user"]
     assert system.index("[1]") < system.index("<tools>") < system.index("只说一句。")
+
+
+def test_an_earlier_answer_is_shown_to_the_model_as_it_said_it(ask: Callable[..., list[Event]]) -> None:
+    model = Script(["请长按电源键十秒强制重启，充电半小时[1]。"], probability=0.2)
+    first = whole(ask(model, question("手机黑屏怎么办", picture(quality=0.1))))
+    assert first.text.count("\n\n") >= 2
+    again = question(
+        "还是不行",
+        messages=(
+            Message("user", ("手机黑屏怎么办",)),
+            Message("assistant", (first.text,)),
+            Message("user", ("还是不行",)),
+        ),
+    )
+    ask(model, again)
+    assert model.prompts[-1].messages[2].text == "请长按电源键十秒强制重启，充电半小时[1]。"
