@@ -106,6 +106,9 @@ class DeploymentConfig:
         stream_interval_ms: tokens that a stream gets within this time of its last message go out as one; the first token and
             the end never wait. Steps of a large model take longer than this, so each of its tokens goes out by itself.
         threads: threads of each engine, 0 leaves the choice to OpenVINO.
+        ocr_instances: processes of the model `ocr`, which reads text in pictures for whoever masks private data; 0: not served.
+        ocr_threads: of each of them.
+        ocr_max_queue: pictures that wait for them; further ones are refused.
         exit_timeout_s: how long streams may go on after SIGTERM.
         tensorrt_llm: options of the C++ backend; None on the target openvino. kv_cache_bytes, kv_cache_dtype and threads
             are for the target openvino only.
@@ -124,6 +127,9 @@ class DeploymentConfig:
     kv_cache_reuse: bool = True
     stream_interval_ms: int = 20
     threads: int = 0
+    ocr_instances: int = 0
+    ocr_threads: int = 1
+    ocr_max_queue: int = 64
     exit_timeout_s: int = 60
     media: MediaLimits = field(default_factory=MediaLimits)
     tensorrt_llm: BackendOptions | None = None

@@ -167,6 +167,17 @@ REPLY: Final = (
     Tensor("total_ms", "FP32", (1,)),
 )
 
+# --- the optional model `ocr`, beside the ensemble: n lines of text in a picture of H x W pixels
+OCR: Final = Model(
+    "ocr",
+    (Tensor("image", "UINT8", (1, -1, -1, 3)),),  # [1,H,W,3] RGB
+    (
+        Tensor("boxes", "FP32", (1, -1, 4, 2)),  # [1,n,4,2] corners, x and y in pixels
+        Tensor("texts", "STRING", (1, -1)),  # [1,n]
+        Tensor("scores", "FP32", (1, -1)),  # [1,n] 0..1
+    ),
+)
+
 STOP: Final = Tensor("stop", "BOOL", (1, 1), optional=True)
 
 

@@ -23,6 +23,7 @@ from ensemble.config import PARAMETER, DeploymentConfig
 from ensemble.contract import (
     ENSEMBLE,
     LANGUAGE_MODEL,
+    OCR,
     OPENVINO,
     PREPROCESSING,
     STEPS,
@@ -57,11 +58,13 @@ def render(config: DeploymentConfig, backend: TensorRtLlmBackend | None = None) 
         backend: NVIDIA's C++ backend over its engines; None renders the target openvino, or the LLM API if the deployment
             has it.
     """
+    texts = {OCR.name: HEADER + _text(_ocr(config))} if config.ocr_instances else {}
     if backend is None:
         models = contract(config.target(OPENVINO), "FP32")
-        return {name: HEADER + _text(_python_model(model, models, config)) for name, model in models.items()}
+        for name, model in models.items():
+            texts[name] = HEADER + _text(_python_model(model, models, config))
+        return texts
     models = contract(backend.manifest.target, backend.manifest.table_dtype)
-    texts = {}
     for name, model in models.items():
         if name == LANGUAGE_MODEL:
             texts[name] = HEADER + _text(_cpp_model(model, backend)) + _commented(backend.parameters())
@@ -196,6 +199,24 @@ def _python_model(model: Model, models: Mapping[str, Model], config: DeploymentC
         message.model_transaction_policy.decoupled = True
     if batching:
         message.dynamic_batching.max_queue_delay_microseconds = config.vision_batch_window_us
+    return message
+
+
+def _ocr(config: DeploymentConfig) -> Any:
+    """One picture at a time in each instance; a batch of 1 is what gives a model a queue with an end."""
+    message = pb.ModelConfig(
+        name=OCR.name,
+        backend="python",
+        max_batch_size=1,
+        input=[_input(tensor, batching=True) for tensor in OCR.inputs],
+        output=[
+            pb.ModelOutput(name=tensor.name, data_type=_data_type(tensor), dims=tensor.shape[1:])
+            for tensor in OCR.outputs
+        ],
+    )
+    message.parameters[PARAMETER].string_value = config.to_json()
+    message.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=config.ocr_instances)
+    message.dynamic_batching.default_queue_policy.max_queue_size = config.ocr_max_queue
     return message
 
 

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from ensemble.config import DeploymentConfig
-from ensemble.contract import ENSEMBLE, LANGUAGE_MODEL, OPENVINO, contract
+from ensemble.contract import ENSEMBLE, LANGUAGE_MODEL, OCR, OPENVINO, contract
 from ensemble.pbtxt import render
 from ensemble.tensorrtllm import TensorRtLlmBackend
 
@@ -20,6 +20,8 @@ COMMITTED = Path(__file__).resolve().parent.parent / "model_repository"
 VERSION = "1"
 LLM_API_SHELL = "llm_api.py"
 """Beside the versions of `tensorrt_llm`, so that Triton does not see it: the shell of the runtime tensorrt-llm-pytorch."""
+OCR_SHELL = "ocr.py"
+"""The optional model's shell, a file that Triton does not take for a model."""
 _CONFIG = "config.pbtxt"
 
 
@@ -39,6 +41,8 @@ def write_configs(repository: Path, config: DeploymentConfig) -> list[Path]:
 def write(repository: Path, config: DeploymentConfig, shells: Path = COMMITTED) -> None:
     """Write a complete repository for one deployment: configs of its own, shells copied from `shells`."""
     write_configs(repository, config)
+    if config.ocr_instances:
+        shutil.copyfile(shells / OCR_SHELL, repository / OCR.name / VERSION / "model.py")
     for name in contract(config.target(OPENVINO), "FP32"):
         shell = f"{VERSION}/model.py"
         if name == ENSEMBLE or (name == LANGUAGE_MODEL and config.tensorrt_llm is not None):
