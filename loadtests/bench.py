@@ -15,6 +15,7 @@ BENCHMARKS: Final = {
     "vision-encoder": "patches/s, packed and one by one; cost of a cache hit",
     "retrieval": "articles for a question: hit@1 of the labelled set, ms a query at 88 and 10,000 articles",
     "serving": "client to last byte beside a one-at-a-time server",
+    "masking": "digits of photographed cards hidden, cost a picture",
     "startup": "time until ready, memory of each process",
 }
 """Name to what it measures; NAME lives in loadtests/benchmarks, `-` written as `_`."""

@@ -71,13 +71,14 @@ def open_picture(data: bytes, form: Form, field: str, max_pixels: int) -> Pictur
             image.load()
             upright = ImageOps.exif_transpose(image) if turned else image
             pixels = np.asarray(_on_white(upright))
+    except Image.DecompressionBombError as error:
+        raise TooLarge(field, "far too many pixels", f"at most {max_pixels} pixels") from error
     except (
         UnidentifiedImageError,
         OSError,
         SyntaxError,
         ValueError,
         EOFError,
-        Image.DecompressionBombError,
     ) as error:
         raise InvalidInput(
             field, f"a broken {form.upper()} file", "a whole picture; save it again and send that"

@@ -45,9 +45,8 @@ def find(lines: Sequence[Line]) -> list[Polygon]:
 
 def _of(line: Line) -> Iterator[Polygon]:
     text = line.text
-    spans = [(span.start, span.stop) for span in private.find(text)]
-    guess = _guessed(text)
-    spans += [found.span() for found in _RUN.finditer(guess) if _private(found.group())]
+    spans = {(span.start, span.stop) for span in private.find(text)}
+    spans |= {found.span() for found in _RUN.finditer(_guessed(text)) if _private(found.group())}
     if not spans:
         return
     covered = sum(stop - start for start, stop in spans) / len(text)
