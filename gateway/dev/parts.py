@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class Layout:
     def environment(self) -> dict[str, str]:
         """Settings of gateway and worker that this stack decides; all others are the caller's."""
         return {
+            # The demo checkpoint knows one form of instructions; other engines want GATEWAY_PROFILE=default.
+            "GATEWAY_PROFILE": os.environ.get("GATEWAY_PROFILE", "demo"),
             "GATEWAY_DATABASE__URL": f"sqlite:///{self.state}/gateway.db",
             "GATEWAY_OBJECTS__URL": str(self.state / "objects"),
             "GATEWAY_CACHE__URL": self.cache_url,
@@ -134,7 +137,9 @@ def _worker(layout: Layout) -> Part:
     command = [sys.executable, "-m", "gateway", "worker", "--port", str(layout.worker_port)]
     command += ["--ready-file", str(file)]
     log = layout.logs / "worker.log"
-    return Part("worker", command, file.exists, log, layout.environment(), restart=True, end_s=40.0)
+    # The broker of this stack never gives a dead worker's partitions to another; to one of the same name it does.
+    environment = layout.environment() | {"GATEWAY_KAFKA__INSTANCE": "worker-1"}
+    return Part("worker", command, file.exists, log, environment, restart=True, end_s=40.0)
 
 
 def _gateway(layout: Layout) -> Part:
