@@ -117,6 +117,16 @@ class Kafka(_Section):
     drain_s: float = Field(
         default=25.0, ge=0, description="longest that a worker told to end goes on with tickets that it has"
     )
+    session_s: float = Field(
+        default=10.0,
+        ge=1,
+        description="silent for so long, a worker is taken for dead; brokers want 6 or more",
+    )
+    instance: str = Field(
+        default="",
+        description="this worker's name in the group, the same after a restart: it then takes up at once what it had; "
+        "without a name others get that after session_s",
+    )
     worker_host: str = Field(default="127.0.0.1", description="of a worker's /healthz and /metrics")
     worker_port: Port = Field(default=7861, description="of a worker's /healthz and /metrics; 0: a free one")
     security: dict[str, str] = Field(default_factory=dict, description="librdkafka properties: sasl.*, ssl.*")

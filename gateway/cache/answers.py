@@ -32,17 +32,25 @@ _log = logging.getLogger(__name__)
 _LOCK_MS: Final = 5000
 _RENEW_S: Final = 1.5
 _POLL_S: Final = 0.03
+_POLL_LONGEST_S: Final = 0.25
+"""Looks become rarer while a question waits: a hundred that wait must not keep the gateway busy."""
 _TIMEOUT_S: Final = 0.5
 _DECLINED: Final = b"-"
 _DECLINED_MS: Final = 2000
 _AWAY_S: Final = 1.0
 """How long Redis is left alone after it failed."""
 
+# The answer, or 1 for the lock, or 0 when another holds it.
+_LOOK: Final = (
+    "local found=redis.call('get',KEYS[1]) if found then return found end "
+    "if redis.call('set',KEYS[2],ARGV[1],'NX','PX',ARGV[2]) then return 1 end return 0"
+)
 # Only the holder of a lock may renew or release it.
 _RENEW: Final = (
     "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('pexpire',KEYS[1],ARGV[2]) end return 0"
 )
 _RELEASE: Final = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) end return 0"
+_FORGET: Final = _RELEASE  # what cannot be read goes, unless somebody has written anew
 
 COUNTED: Final = Counter("gateway_answer_cache", "Questions by what the answer cache did", ["outcome"])
 
@@ -82,32 +90,29 @@ class AnswerCache:
 
     async def get_or_lead(self, key: str) -> Answer | Lead:
         """The answer, maybe after waiting for it; or a Lead: then it is the caller's to make it."""
-        name, lock, token = f"answer:{key}", f"answer-lock:{key}", secrets.token_hex(8)
+        # The braces keep both in one slot of a cluster.
+        name, lock, token = f"answer:{{{key}}}", f"answer-lock:{{{key}}}", secrets.token_hex(8)
         give_up_s = time.monotonic() + self._wait_s
-        waited = False
-        while time.monotonic() < give_up_s:
-            found = await self._try(self._redis.get(name))
-            if found == _DECLINED:
-                break
-            if found is not None and (answer := _read(found)) is not None:
-                COUNTED.labels("waited" if waited else "hit").inc()
-                return answer
-            led = await self._try(self._redis.set(lock, token, nx=True, px=_LOCK_MS))
-            if led:
-                # The answer may have come between the look and the lock.
-                found = await self._try(self._redis.get(name))
-                if found is not None and (answer := _read(found)) is not None:
-                    await self.release(lock, token)
-                    COUNTED.labels("waited" if waited else "hit").inc()
-                    return answer
+        outcome, pause_s = "hit", _POLL_S
+        while True:
+            found = await self._try(self._redis.eval(_LOOK, 2, name, lock, token, _LOCK_MS))
+            if found == 1:
                 COUNTED.labels("miss").inc()
                 return Lead(self, name, lock, token)
-            if self._is_away():
-                break
-            waited = True
-            await asyncio.sleep(_POLL_S)
-        COUNTED.labels("away" if self._is_away() else "alone").inc()
-        return Lead(self, "", "", "")
+            if isinstance(found, bytes) and found != _DECLINED:
+                if (answer := _read(found)) is not None:
+                    COUNTED.labels(outcome).inc()
+                    return answer
+                await self._try(self._redis.eval(_FORGET, 1, name, found))
+                continue
+            if found != 0:
+                COUNTED.labels("away" if found is None else "alone").inc()
+                return Lead(self, "", "", "")
+            if time.monotonic() + pause_s > give_up_s:
+                COUNTED.labels("alone").inc()
+                return Lead(self, "", "", "")
+            await asyncio.sleep(pause_s)
+            outcome, pause_s = "waited", min(pause_s * 1.5, _POLL_LONGEST_S)
 
     async def store(self, name: str, answer: Answer) -> None:
         """Keep an answer."""
@@ -140,6 +145,8 @@ class AnswerCache:
                 _log.warning("the answer cache is away, going on without it: %s", type(error).__name__)
             self._away_until_s = time.monotonic() + _AWAY_S
             COUNTED.labels("error").inc()
+            # Other idle connections are as dead: each would be another failure when the server is back.
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
             return None
         finally:
             if self._away_until_s and not self._is_away():

@@ -37,6 +37,16 @@ def key(question: Question[Media], versions: Versions) -> str | None:
 
 
 def normal(text: str) -> str:
-    """The same for questions that differ in width, case, white space or closing punctuation only."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(folded.split()).rstrip(" ?!.。…")
+    """The same for questions that differ in width, case, white space or closing punctuation only.
+
+    Not NFKC: that makes 5² to 52 and ① to 1, and the answer to another question is worse than none. Nor does a closing
+    exclamation mark go: 5! is not 5.
+    """
+    folded = "".join(map(_narrow, unicodedata.normalize("NFC", text))).casefold()
+    return " ".join(folded.split()).rstrip(" ?.。…")
+
+
+def _narrow(character: str) -> str:
+    """A full- or half-width form as the ordinary character."""
+    form, _, codes = unicodedata.decomposition(character).partition(" ")
+    return chr(int(codes, 16)) if form in ("<wide>", "<narrow>") else character

@@ -41,8 +41,14 @@ class Bucket:
 
     def names(self) -> Iterator[tuple[str, float]]:
         """See Backend."""
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
-        for page in pages:
+        pages = iter(
+            self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+        )
+        while True:
+            with _Told():
+                page = next(pages, None)
+            if page is None:
+                return
             for item in page.get("Contents", ()):
                 yield item["Key"].removeprefix(self._prefix), item["LastModified"].timestamp()
 

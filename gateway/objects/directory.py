@@ -31,6 +31,7 @@ class Directory:
                     opened.flush()
                     os.fsync(opened.fileno())
                 part.replace(file)
+                _flush(file.parent)
             finally:
                 part.unlink(missing_ok=True)
         except OSError as error:
@@ -47,14 +48,33 @@ class Directory:
 
     def delete(self, name: str) -> None:
         """See Backend."""
-        self._file(name).unlink(missing_ok=True)
+        try:
+            self._file(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise Unavailable("media cannot be deleted") from error
 
     def names(self) -> Iterator[tuple[str, float]]:
         """See Backend."""
         for file in self._root.glob("*/*/*"):
-            if file.suffix != _PART:
-                yield f"{file.parent.parent.name}/{file.name}", file.stat().st_mtime
+            if file.suffix == _PART:
+                continue
+            try:
+                at_s = file.stat().st_mtime
+            except FileNotFoundError:  # deleted since
+                continue
+            except OSError as error:
+                raise Unavailable("media cannot be listed") from error
+            yield f"{file.parent.parent.name}/{file.name}", at_s
 
     def _file(self, name: str) -> Path:
         tenant, _, object_id = name.partition("/")
         return self._root / tenant / object_id[:2] / object_id
+
+
+def _flush(directory: Path) -> None:
+    """Write a directory's entries to the disk: what was accepted outlives the power."""
+    opened = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

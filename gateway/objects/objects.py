@@ -30,10 +30,10 @@ class Backend(Protocol):
         """NotFound, Unavailable."""
 
     def delete(self, name: str) -> None:
-        """No error when it is gone already."""
+        """No error when it is gone already; Unavailable."""
 
     def names(self) -> Iterator[tuple[str, float]]:
-        """All names, with the time at which each was stored."""
+        """All names, with the time at which each was stored; Unavailable."""
 
 
 class Objects:
@@ -65,8 +65,6 @@ class Objects:
 
     async def get(self, tenant: str, object_id: str) -> bytes:
         """The bytes; NotFound also if they are another tenant's."""
-        if not _ID.fullmatch(object_id):
-            raise NotFound("there is no such object")
         return await asyncio.to_thread(self._backend.get, _name(tenant, object_id))
 
     async def media(self, tenant: str, ref: MediaRef) -> Media:
@@ -77,18 +75,20 @@ class Objects:
         return Media(ref.kind, data, ref.mime, ref.digest, ref.width, ref.height, ref.quality, ref.masked)
 
     async def delete(self, tenant: str, object_id: str) -> None:
-        """Delete; no error when it is gone already."""
+        """Delete; no error when it is gone already, Unavailable when that is not possible now."""
         await asyncio.to_thread(self._backend.delete, _name(tenant, object_id))
 
     def stored(self) -> Iterator[tuple[str, str, float]]:
-        """(tenant's name here, object id, time stored) of all objects, for whoever looks for leaked ones."""
+        """(tenant's name here, object id, time stored) of all objects, for whoever looks for leaked ones; Unavailable."""
         for name, at_s in self._backend.names():
             tenant, _, object_id = name.partition("/")
             yield tenant, object_id, at_s
 
 
 def _name(tenant: str, object_id: str) -> str:
-    # A tenant's name may hold anything; its digest is safe as a directory.
+    # A tenant's name may hold anything; its digest is safe as a directory. An id may come from a queue: no "../" in it.
+    if not _ID.fullmatch(object_id):
+        raise NotFound("there is no such object")
     return f"{hashlib.sha256(tenant.encode()).hexdigest()[:32]}/{object_id}"
 
 

@@ -1,7 +1,7 @@
 """Takes messages from the broker, as many at once as allowed, and commits what is finished.
 
-It knows librdkafka's consumer; it does not know what a message means. While it holds as many as allowed its partitions are
-paused, and it goes on polling, so that the broker does not take it for dead however long an answer takes.
+It knows librdkafka's consumer; it does not know what a message means. While it holds as many as allowed for long, its
+partitions are paused, and it goes on polling, so that the broker does not take it for dead however long an answer takes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _log = logging.getLogger(__name__)
 _librdkafka = logging.getLogger("gateway.queue.librdkafka")
 
 _POLL_S: Final = 0.1
-_SESSION_MS: Final = 10_000
+_PATIENCE_S: Final = 2.0
+"""librdkafka needs up to a second to begin again after a pause, so a consumer that is full waits a little first. Not long: a
+group cannot share its partitions anew while a member does not poll."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Consumer:
         self._paused: frozenset[Partition] = frozenset()
         self._revoked: list[Partition] = []
         self._stopping = False
+        self._full_s = 0.0
         self._polled_s = time.monotonic()
         # librdkafka's calls block; one thread makes them all, so no two are ever made at once.
         self._thread = ThreadPoolExecutor(1, "kafka-consumer")
@@ -70,13 +73,14 @@ class Consumer:
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",
                 "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": _SESSION_MS,
-                "heartbeat.interval.ms": _SESSION_MS // 5,
+                "session.timeout.ms": int(settings.session_s * 1000),
+                "heartbeat.interval.ms": int(settings.session_s * 200),
                 # After a pause the client asks anew; a broker with nothing to give holds that back for so long.
                 "fetch.wait.max.ms": 100,
                 "allow.auto.create.topics": False,
                 "topic.metadata.refresh.interval.ms": 5_000,
-            },
+            }
+            | ({"group.instance.id": settings.instance} if settings.instance else {}),
             logger=_librdkafka,
         )
 
@@ -107,6 +111,14 @@ class Consumer:
 
     async def _step(self) -> None:
         full = self._stopping or self.held >= self._settings.concurrency
+        if not full:
+            self._full_s = 0.0
+        elif self._full_s == 0.0:
+            self._full_s = time.monotonic()
+        if full and self._running and not self._paused and time.monotonic() - self._full_s < _PATIENCE_S:
+            await asyncio.wait(list(self._running), timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            await self._commit()
+            return
         message = await self._call(self._poll, full)
         self._polled_s = time.monotonic()
         self._forget_revoked()

@@ -106,17 +106,24 @@ class Tickets:
         known = False
         while True:
             try:
-                if not known:
-                    await self.create_topics()
-                    known = True
+                known = known or await self._topics_exist()
                 if await self.relay() == _RELAY_BATCH:
                     continue
             except GatewayError as error:
-                known = False  # it may come back without its topics
+                known = False  # the broker may come back without its topics
                 _log.warning("the relay waits: %s", error)
             except Exception:
                 _log.exception("the relay failed; it goes on")
             await asyncio.sleep(_RELAY_S)
+
+    async def _topics_exist(self) -> bool:
+        try:
+            await self.create_topics()
+        except Unavailable as error:
+            # Perhaps the broker makes topics by itself, or we may not ask: what is sent will show it.
+            _log.warning("topics: %s", error)
+            return False
+        return True
 
     async def _request(self, ticket: Ticket, timeout_s: float) -> None:
         headers = {"request-id": ticket.question.request_id, "ticket-id": ticket.ticket_id}

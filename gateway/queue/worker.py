@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway import telemetry
+from gateway.errors import Unavailable
 from gateway.queue.consumer import Consumer, Message
 from gateway.queue.desk import Desk
 from gateway.queue.health import probed
@@ -50,6 +51,10 @@ class Worker:
 
     async def run(self) -> None:
         """Answer tickets until `stop`."""
+        try:
+            await self._tickets.create_topics()  # one that appears later is noticed late
+        except Unavailable as error:
+            _log.warning("topics: %s", error)
         self._tickets.start()
         await self._consumer.run()
 

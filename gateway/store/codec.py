@@ -22,11 +22,19 @@ class NotDecodable(ValueError):
 
 
 def encode(kind: type[T], record: T) -> bytes:
-    """A record as JSON. `kind`: its type, `Question[MediaRef]` for instance."""
+    """A record as JSON; ValueError for NaN and infinity, which could not be read back.
+
+    Args:
+        kind: the record's type, `Question[MediaRef]` for instance.
+        record: what to write.
+    """
     adapter: TypeAdapter[T] = _adapter(cast(Any, kind))
     data = adapter.dump_python(record, mode="json")
     return json.dumps(
-        {"version": VERSION, "record": _name(kind), "data": data}, ensure_ascii=False, separators=(",", ":")
+        {"version": VERSION, "record": _name(kind), "data": data},
+        ensure_ascii=False,
+        allow_nan=False,
+        separators=(",", ":"),
     ).encode()
 
 
@@ -43,7 +51,7 @@ def decode(kind: type[T], data: bytes | str) -> T:
         raise NotDecodable(f"record: got {name!r}, allowed: {_name(kind)!r}")
     adapter: TypeAdapter[T] = _adapter(cast(Any, kind))
     try:
-        record: T = adapter.validate_json(json.dumps(body))
+        record: T = adapter.validate_json(json.dumps(body), strict=True)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, first["loc"]))

@@ -6,18 +6,16 @@ deletes. Every query names the tenant, but for those of the worker, which has th
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, make_url, or_, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import Connection, Row, delete, exists, insert, or_, select, update
 
-from gateway.errors import Conflict, NotFound, Unavailable
+from gateway.errors import Conflict, NotFound
 from gateway.records import (
     Answer,
     Feedback,
@@ -29,9 +27,12 @@ from gateway.records import (
     Ticket,
     TicketState,
 )
-from gateway.store import tables
-from gateway.store.codec import decode, encode
-from gateway.store.tables import ANSWERS, FEEDBACK, HANDOFFS, REPLIES, TICKETS
+from gateway.store import media
+from gateway.store.codec import NotDecodable, decode, encode
+from gateway.store.database import Database, insert_new
+from gateway.store.tables import ANSWERS, FEEDBACK, HANDOFFS, MEDIA, REPLIES, TICKETS
+
+_log = logging.getLogger(__name__)
 
 Asked = Question[MediaRef]
 _UNFINISHED = ("queued", "working")
@@ -45,25 +46,16 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        parsed = make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        self._engine = tables.connect(url)
-        with self._write() as connection:
-            tables.prepare(connection)
+        self._database = Database(url)
+        self._read, self._write = self._database.read, self._database.write
 
     def close(self) -> None:
         """Close all connections."""
-        self._engine.dispose()
+        self._database.close()
 
     def ready(self) -> bool:
         """Whether the database answers."""
-        try:
-            with self._engine.connect() as connection:
-                connection.execute(select(tables.SCHEMA.c.version))
-        except OperationalError:
-            return False
-        return True
+        return self._database.ready()
 
     # Tickets
 
@@ -82,12 +74,13 @@ class Store:
             "attempts": 0,
             "question": encode(Asked, question).decode(),
         }
-        try:
-            with self._write() as connection:
-                connection.execute(insert(TICKETS).values(row))
-        except IntegrityError:
-            return _ticket(self._one(TICKETS, tenant=question.tenant, request_id=question.request_id))
-        return ticket
+        with self._write() as connection:
+            new = insert_new(connection, TICKETS, row)
+            if new:
+                media.remember(connection, "ticket", row, question.media)
+        if new:
+            return ticket
+        return _ticket(self._one(TICKETS, tenant=question.tenant, request_id=question.request_id))
 
     def ticket(self, tenant: str, ticket_id: str) -> Ticket:
         """NotFound also if it is another tenant's."""
@@ -144,8 +137,8 @@ class Store:
             .order_by(TICKETS.c.created_s)
             .limit(limit)
         )
-        with self._engine.connect() as connection:
-            return [_ticket(row) for row in connection.execute(query)]
+        with self._read() as connection:
+            return list(_readable(connection.execute(query).all()))
 
     # Answers
 
@@ -163,14 +156,15 @@ class Store:
         return decode(Asked, self._one(ANSWERS, tenant=tenant, request_id=request_id).question)
 
     def conversation(self, tenant: str, conversation_id: str) -> tuple[Message[MediaRef], ...]:
-        """What was asked and answered, oldest first; NotFound when there is nothing."""
+        """What was asked and answered, oldest first; NotFound when there is nothing, and for "", which joins nothing."""
         query = (
             select(ANSWERS)
             .where(ANSWERS.c.tenant == tenant, ANSWERS.c.conversation_id == conversation_id)
             .order_by(ANSWERS.c.created_s)
         )
         messages: list[Message[MediaRef]] = []
-        with self._engine.connect() as connection:
+        _joined(conversation_id)
+        with self._read() as connection:
             for row in connection.execute(query):
                 messages.append(decode(Asked, row.question).messages[-1])
                 messages.append(Message("assistant", (decode(Answer, row.answer).text,)))
@@ -191,7 +185,7 @@ class Store:
         query = select(FEEDBACK).where(FEEDBACK.c.created_s >= since_s).order_by(FEEDBACK.c.id)
         if tenant is not None:
             query = query.where(FEEDBACK.c.tenant == tenant)
-        with self._engine.connect() as connection:
+        with self._read() as connection:
             return [
                 Feedback(row.request_id, row.tenant, row.rating, row.comment, row.created_s)
                 for row in connection.execute(query)
@@ -211,19 +205,20 @@ class Store:
             "created_s": handoff.created_s,
             "record": encode(Handoff, replace(handoff, replies=())).decode(),
         }
-        try:
-            with self._write() as connection:
-                connection.execute(insert(HANDOFFS).values(row))
-        except IntegrityError:
-            found = self._one(HANDOFFS, tenant=handoff.tenant, request_id=handoff.request_id)
-            return self.handoff(handoff.tenant, found.handoff_id)
-        return handoff
+        with self._write() as connection:
+            new = insert_new(connection, HANDOFFS, row)
+            if new:
+                media.remember(connection, "handoff", row, handoff.media)
+        if new:
+            return handoff
+        found = self._one(HANDOFFS, tenant=handoff.tenant, request_id=handoff.request_id)
+        return self.handoff(handoff.tenant, found.handoff_id)
 
     def handoff(self, tenant: str, handoff_id: str) -> Handoff:
         """With its replies; NotFound also if it is another tenant's."""
         row = self._one(HANDOFFS, tenant=tenant, handoff_id=handoff_id)
-        with self._engine.connect() as connection:
-            return _handoff(row, connection)
+        with self._read() as connection:
+            return _handoffs([row], connection)[0]
 
     def handoffs(self, tenant: str, state: HandoffState | None = None, limit: int = 200) -> list[Handoff]:
         """Of one tenant, oldest first."""
@@ -232,8 +227,8 @@ class Store:
         )
         if state is not None:
             query = query.where(HANDOFFS.c.state == state)
-        with self._engine.connect() as connection:
-            return [_handoff(row, connection) for row in connection.execute(query).all()]
+        with self._read() as connection:
+            return _handoffs(connection.execute(query).all(), connection)
 
     def claim(self, tenant: str, handoff_id: str, agent: str) -> Handoff:
         """Take it over; Conflict when another agent has it or it is closed."""
@@ -258,16 +253,22 @@ class Store:
 
     def reply(self, tenant: str, handoff_id: str, agent: str, text: str) -> Handoff:
         """An agent's words to the customer; Conflict unless this agent has claimed it."""
-        handoff = self.handoff(tenant, handoff_id)
-        if handoff.state != "claimed" or handoff.agent != agent:
-            raise Conflict(f"hand-off {handoff_id} is {handoff.state}; claim it first")
+        mine = update(HANDOFFS).where(
+            HANDOFFS.c.tenant == tenant,
+            HANDOFFS.c.handoff_id == handoff_id,
+            HANDOFFS.c.state == "claimed",
+            HANDOFFS.c.agent == agent,
+        )
         with self._write() as connection:
-            connection.execute(
-                insert(REPLIES).values(
-                    tenant=tenant, handoff_id=handoff_id, agent=agent, at_s=time.time(), text=text
-                )
-            )
-        return self.handoff(tenant, handoff_id)
+            # The update holds the row, so that nobody closes the hand-off in between.
+            done = connection.execute(mine.values(agent=agent)).rowcount
+            if done:
+                row = {"tenant": tenant, "handoff_id": handoff_id, "agent": agent, "text": text}
+                connection.execute(insert(REPLIES).values(row | {"at_s": time.time()}))
+        handoff = self.handoff(tenant, handoff_id)
+        if not done:
+            raise Conflict(f"hand-off {handoff_id} is {handoff.state}; claim it first")
+        return handoff
 
     def close_handoff(self, tenant: str, handoff_id: str) -> Handoff:
         """Done; closing twice changes nothing."""
@@ -282,12 +283,19 @@ class Store:
     # Forgetting
 
     def purge(self, before_s: float) -> list[tuple[str, MediaRef]]:
-        """Delete all that was made before; gives (tenant, media) whose objects nobody refers to any more."""
+        """Delete all that was made before, and what belongs to it; gives (tenant, medium) that nobody refers to any more."""
+        answered = exists().where(
+            ANSWERS.c.tenant == FEEDBACK.c.tenant, ANSWERS.c.request_id == FEEDBACK.c.request_id
+        )
+        handed = exists().where(
+            HANDOFFS.c.tenant == REPLIES.c.tenant, HANDOFFS.c.handoff_id == REPLIES.c.handoff_id
+        )
         with self._write() as connection:
-            gone = _media(connection, TICKETS.c.created_s < before_s, ANSWERS.c.created_s < before_s)
-            for table in (TICKETS, ANSWERS, FEEDBACK, HANDOFFS):
+            gone = media.forget(connection, MEDIA.c.created_s < before_s)
+            for table in (TICKETS, ANSWERS, HANDOFFS):
                 connection.execute(delete(table).where(table.c.created_s < before_s))
-            connection.execute(delete(REPLIES).where(REPLIES.c.at_s < before_s))
+            connection.execute(delete(FEEDBACK).where((FEEDBACK.c.created_s < before_s) | ~answered))
+            connection.execute(delete(REPLIES).where((REPLIES.c.at_s < before_s) | ~handed))
         return gone
 
     def forget(self, tenant: str, conversation_id: str) -> list[tuple[str, MediaRef]]:
@@ -296,10 +304,11 @@ class Store:
         def of(table: Any) -> Any:
             return (table.c.tenant == tenant) & (table.c.conversation_id == conversation_id)
 
+        _joined(conversation_id)
+        requests = select(ANSWERS.c.request_id).where(of(ANSWERS))
+        handoffs = select(HANDOFFS.c.handoff_id).where(of(HANDOFFS))
         with self._write() as connection:
-            gone = _media(connection, of(TICKETS), of(ANSWERS))
-            requests = select(ANSWERS.c.request_id).where(of(ANSWERS))
-            handoffs = select(HANDOFFS.c.handoff_id).where(of(HANDOFFS))
+            gone = media.forget(connection, of(MEDIA))
             connection.execute(
                 delete(FEEDBACK).where(FEEDBACK.c.tenant == tenant, FEEDBACK.c.request_id.in_(requests))
             )
@@ -315,43 +324,14 @@ class Store:
         return gone
 
     def media(self, tenant: str, object_id: str) -> MediaRef | None:
-        """What this tenant's questions say about an object; None if no question has it."""
-        query = select(ANSWERS.c.question).where(
-            ANSWERS.c.tenant == tenant, ANSWERS.c.question.contains(object_id, autoescape=True)
-        )
-        with self._engine.connect() as connection:
-            for row in connection.execute(query):
-                for item in decode(Asked, row.question).media:
-                    if item.object_id == object_id:
-                        return item
-        return None
-
-    @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        """A transaction. SQLite's takes the write lock at its beginning: one that takes it later may fail half-way."""
-        try:
-            if self._engine.dialect.name != "sqlite":
-                with self._engine.begin() as connection:
-                    yield connection
-                return
-            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                try:
-                    yield connection
-                except BaseException:
-                    connection.exec_driver_sql("ROLLBACK")
-                    raise
-                connection.exec_driver_sql("COMMIT")
-        except OperationalError as error:
-            raise Unavailable("the database does not answer") from error
+        """What this tenant's tickets, answers and hand-offs say about an object; None if none of them has it."""
+        with self._read() as connection:
+            return media.find(connection, tenant, object_id)
 
     def _one(self, table: Any, **columns: str) -> Row[Any]:
         query = select(table).where(*(table.c[name] == value for name, value in columns.items()))
-        try:
-            with self._engine.connect() as connection:
-                row = connection.execute(query).first()
-        except OperationalError as error:
-            raise Unavailable("the database does not answer") from error
+        with self._read() as connection:
+            row = connection.execute(query).first()
         if row is None:
             raise NotFound(f"there is no {table.name.rstrip('s')} with this id")
         return row
@@ -366,11 +346,23 @@ def _keep(connection: Connection, question: Asked, answer: str, now_s: float) ->
         "question": encode(Asked, question).decode(),
         "answer": answer,
     }
-    known = select(ANSWERS.c.request_id).where(
-        ANSWERS.c.tenant == question.tenant, ANSWERS.c.request_id == question.request_id
-    )
-    if connection.execute(known).first() is None:
-        connection.execute(insert(ANSWERS).values(row))
+    if insert_new(connection, ANSWERS, row):
+        media.remember(connection, "answer", row, question.media)
+
+
+def _joined(conversation_id: str) -> None:
+    """Questions without a conversation are of different customers: nothing may treat them as one."""
+    if not conversation_id:
+        raise NotFound("there is no conversation ''")
+
+
+def _readable(rows: Iterable[Row[Any]]) -> Iterable[Ticket]:
+    """A ticket that another version wrote must not keep those behind it from being published."""
+    for row in rows:
+        try:
+            yield _ticket(row)
+        except NotDecodable as error:
+            _log.error("ticket %s cannot be read: %s", row.ticket_id, error)
 
 
 def _ticket(row: Row[Any]) -> Ticket:
@@ -386,28 +378,21 @@ def _ticket(row: Row[Any]) -> Ticket:
     )
 
 
-def _handoff(row: Row[Any], connection: Connection) -> Handoff:
-    query = select(REPLIES).where(REPLIES.c.tenant == row.tenant, REPLIES.c.handoff_id == row.handoff_id)
-    replies = tuple(
-        (reply.at_s, reply.agent, reply.text) for reply in connection.execute(query.order_by(REPLIES.c.id))
-    )
-    return replace(decode(Handoff, row.record), state=row.state, agent=row.agent, replies=replies)
-
-
-def _media(connection: Connection, tickets: Any, answers: Any) -> list[tuple[str, MediaRef]]:
-    """Media of the rows that are about to go; those that a remaining row refers to are kept."""
-    going: dict[tuple[str, str], MediaRef] = {}
-    staying: set[tuple[str, str]] = set()
-    for table, condition in ((TICKETS, tickets), (ANSWERS, answers)):
-        for row in connection.execute(select(table.c.tenant, table.c.question).where(condition)):
-            for item in decode(Asked, row.question).media:
-                going[row.tenant, item.object_id] = item
-    if going:
-        tenants: Sequence[str] = sorted({tenant for tenant, _ in going})
-        for table, condition in ((TICKETS, tickets), (ANSWERS, answers)):
-            rest = select(table.c.tenant, table.c.question).where(table.c.tenant.in_(tenants), ~condition)
-            for row in connection.execute(rest):
-                staying.update((row.tenant, item.object_id) for item in decode(Asked, row.question).media)
+def _handoffs(rows: Sequence[Row[Any]], connection: Connection) -> list[Handoff]:
+    """Of one tenant."""
+    replies: dict[str, list[tuple[float, str, str]]] = {row.handoff_id: [] for row in rows}
+    if rows:
+        query = select(REPLIES).where(
+            REPLIES.c.tenant == rows[0].tenant, REPLIES.c.handoff_id.in_(list(replies))
+        )
+        for reply in connection.execute(query.order_by(REPLIES.c.id)):
+            replies[reply.handoff_id].append((reply.at_s, reply.agent, reply.text))
     return [
-        (tenant, item) for (tenant, object_id), item in going.items() if (tenant, object_id) not in staying
+        replace(
+            decode(Handoff, row.record),
+            state=row.state,
+            agent=row.agent,
+            replies=tuple(replies[row.handoff_id]),
+        )
+        for row in rows
     ]

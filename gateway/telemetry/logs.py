@@ -72,6 +72,7 @@ def install(level: str, service: str) -> None:
     """Make it the only way in which this process logs."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service))
+    handler.setLevel(level.upper())  # some libraries set the level of their own loggers
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

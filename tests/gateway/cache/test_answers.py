@@ -187,7 +187,7 @@ def test_what_another_version_wrote_is_not_an_answer(valkey_url: str) -> None:
     async def run() -> list[str]:
         made: list[str] = []
         async with opened(valkey_url) as cache:
-            await cache._redis.set("answer:old", b'{"version":0,"record":"Answer","data":{}}')
+            await cache._redis.set("answer:{old}", b'{"version":0,"record":"Answer","data":{}}')
             await ask(cache, "old", made, 0)
         return made
 

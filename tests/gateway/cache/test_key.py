@@ -49,13 +49,31 @@ def test_request_and_conversation_do_not_count() -> None:
 
 @pytest.mark.parametrize(
     ("left", "right"),
-    [("黑屏怎么办？", "黑屏怎么办"), ("My  phone\nis dead", "my phone is dead."), ("ＡＢＣ１２３", "abc123")],
+    [
+        ("黑屏怎么办？", "黑屏怎么办"),
+        ("My  phone\nis dead", "my phone is dead."),
+        ("ＡＢＣ１２３", "abc123"),
+        ("能退吗……", "能退吗"),
+        ("价格　￥５", "价格 ¥5"),
+        ("cafe\u0301", "café"),
+    ],
 )
 def test_width_case_space_and_the_last_mark_do_not_count(left: str, right: str) -> None:
     assert normal(left) == normal(right)
 
 
-@pytest.mark.parametrize("words", [("1 2", "12"), ("不黑屏", "黑屏"), ("is it?no", "is it no")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("1 2", "12"),
+        ("不黑屏", "黑屏"),
+        ("is it?no", "is it no"),
+        ("5²等于多少", "52等于多少"),
+        ("①和②有什么不同", "1和2有什么不同"),
+        ("what is 5!", "what is 5"),
+        ("½ cup", "1⁄2 cup"),
+    ],
+)
 def test_other_words_stay_other_words(words: tuple[str, str]) -> None:
     assert normal(words[0]) != normal(words[1])
 

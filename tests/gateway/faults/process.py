@@ -32,9 +32,9 @@ class Process:
     log: Path
 
     @classmethod
-    def start(cls, shop: Shop, directory: Path, name: str, pause_s: float = 0.0) -> Process:
+    def start(cls, shop: Shop, directory: Path, name: str, pause_s: float, instance: str) -> Process:
         given = {
-            "kafka": shop.kafka.model_dump(),
+            "kafka": shop.kafka.model_dump() | {"instance": instance},
             "store": f"sqlite:///{directory}/gateway.db",
             "objects": str(directory / "objects"),
             "pause_s": pause_s,

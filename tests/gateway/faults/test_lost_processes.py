@@ -11,13 +11,13 @@ from pathlib import Path
 from gateway.queue import message
 from gateway.store.codec import decode
 from tests.gateway.faults.process import Process
-from tests.gateway.queue.broker import Broker
+from tests.gateway.queue.broker import Broker, Mock
 from tests.gateway.queue.conftest import Shop, asked, until
 
 Start = Callable[..., Process]
 
 
-def answers_and_replies(shop: Shop, broker: Broker, directory: Path, ids: list[str]) -> None:
+def answers_and_replies(shop: Shop, broker: Broker | Mock, directory: Path, ids: list[str]) -> None:
     """One answer in the store for each ticket, and on the topic of replies the same one, however often."""
     with sqlite3.connect(directory / "gateway.db") as database:
         (rows,) = database.execute("select count(*) from answers").fetchone()
@@ -35,29 +35,38 @@ def answers_and_replies(shop: Shop, broker: Broker, directory: Path, ids: list[s
         assert texts == {f"{stored.state} {stored.answer.text}"}
 
 
-def test_a_killed_worker_is_replaced_by_another(
+async def kill_and_replace(
+    shop: Shop, broker: Broker | Mock, start: Start, path: Path, instance: str
+) -> None:
+    first = start(shop, pause_s=60.0, instance=instance)
+    async with shop.tickets() as tickets:
+        made = [await tickets.submit(asked(f"问题 {number}", number)) for number in range(3)]
+        ids = [ticket.ticket_id for ticket in made]
+        await until(lambda: set(shop.states(ids)) == {"working"}, "nothing began", 20)
+        assert first.end(signal.SIGKILL) == -signal.SIGKILL
+        start(shop, instance=instance)
+        assert await shop.finished(ids, 40) == ["answered"] * 3
+        await until(lambda: len(broker.read(shop.kafka.replies)) >= 3, "no replies")
+    assert [shop.store.ticket("acme", one).attempts for one in ids] == [2] * 3
+    answers_and_replies(shop, broker, path, ids)
+
+
+def test_another_worker_takes_up_what_a_killed_one_had(
+    mock_shop: Callable[..., Shop], mock: Mock, start_worker: Start, tmp_path: Path
+) -> None:
+    asyncio.run(kill_and_replace(mock_shop(), mock, start_worker, tmp_path, ""))
+
+
+def test_a_killed_worker_that_is_started_again_takes_up_what_it_had(
     shop: Shop, broker: Broker, start_worker: Start, tmp_path: Path
 ) -> None:
-    async def run() -> None:
-        first = start_worker(shop, pause_s=60.0)
-        async with shop.tickets() as tickets:
-            made = [await tickets.submit(asked(f"问题 {number}", number)) for number in range(3)]
-            ids = [ticket.ticket_id for ticket in made]
-            await until(lambda: set(shop.states(ids)) == {"working"}, "nothing began", 20)
-            assert first.end(signal.SIGKILL) == -signal.SIGKILL
-            start_worker(shop)
-            assert await shop.finished(ids, 40) == ["answered"] * 3
-            await until(lambda: len(broker.read(shop.kafka.replies)) >= 3, "no replies")
-        assert [shop.store.ticket("acme", one).attempts for one in ids] == [2] * 3
-        answers_and_replies(shop, broker, tmp_path, ids)
-
-    asyncio.run(run())
+    asyncio.run(kill_and_replace(shop, broker, start_worker, tmp_path, "worker-1"))
 
 
 def test_fifty_tickets_while_workers_come_and_go(
-    make_shop: Callable[..., Shop], broker: Broker, start_worker: Start, tmp_path: Path
+    mock_shop: Callable[..., Shop], mock: Mock, start_worker: Start, tmp_path: Path
 ) -> None:
-    shop = make_shop(concurrency=4)
+    shop = mock_shop(concurrency=4)
 
     async def run() -> None:
         workers = [start_worker(shop, pause_s=0.1), start_worker(shop, pause_s=0.1)]
@@ -76,7 +85,7 @@ def test_fifty_tickets_while_workers_come_and_go(
             states = await shop.finished(ids, 60)
             assert states == ["handed_off" if number % 10 == 0 else "answered" for number in range(50)]
             assert await asyncio.to_thread(workers[2].end) == 0
-        answers_and_replies(shop, broker, tmp_path, ids)
+        answers_and_replies(shop, mock, tmp_path, ids)
         assert len(shop.store.handoffs("acme")) == 5
 
     asyncio.run(run())

@@ -37,6 +37,25 @@ class Read:
     headers: dict[str, str]
 
 
+class Mock:
+    """librdkafka's own broker, in this process: unlike noida-db it notices when a member of a group is dead."""
+
+    def __init__(self) -> None:
+        config = {"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0}
+        self._owner = confluent_kafka.Producer(config)
+        brokers = self._owner.list_topics(timeout=10).brokers.values()
+        self.address = ",".join(f"{one.host}:{one.port}" for one in brokers)
+
+    def settings(self, **changes: Any) -> Kafka:
+        kafka = settings(self.address, **{"session_s": 3.0, **changes})
+        for topic in (kafka.requests, kafka.replies, kafka.handoff, kafka.feedback, kafka.dead_letters):
+            self._owner.list_topics(topic, timeout=10)  # asking makes it
+        return kafka
+
+    def read(self, topic: str, wait_s: float = 10.0) -> list[Read]:
+        return read(self.address, topic, wait_s)
+
+
 class Broker:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -66,23 +85,28 @@ class Broker:
             self._process = None
 
     def settings(self, **changes: Any) -> Kafka:
-        """Topics and a group of this caller's own, in a hurry."""
-        name = f"t{uuid.uuid4().hex[:8]}"
-        fields: dict[str, Any] = {
-            "bootstrap_servers": self.address,
-            "group": f"{name}.workers",
-            **{topic: f"{name}.{topic}" for topic in ("requests", "replies", "handoff", "feedback")},
-            "dead_letters": f"{name}.dead",
-            "partitions": 3,
-            "attempts": 3,
-            "backoff_s": 0.05,
-            "drain_s": 10.0,
-        }
-        return Kafka(**(fields | changes))
+        return settings(self.address, **changes)
 
     def read(self, topic: str, wait_s: float = 10.0) -> list[Read]:
         """All that lies in a topic now."""
         return read(self.address, topic, wait_s)
+
+
+def settings(address: str, **changes: Any) -> Kafka:
+    """Topics and a group of this caller's own, in a hurry."""
+    name = f"t{uuid.uuid4().hex[:8]}"
+    fields: dict[str, Any] = {
+        "bootstrap_servers": address,
+        "group": f"{name}.workers",
+        **{topic: f"{name}.{topic}" for topic in ("requests", "replies", "handoff", "feedback")},
+        "dead_letters": f"{name}.dead",
+        "partitions": 3,
+        "attempts": 3,
+        "backoff_s": 0.05,
+        "drain_s": 10.0,
+        "session_s": 6.0,
+    }
+    return Kafka(**(fields | changes))
 
 
 def read(address: str, topic: str, wait_s: float = 10.0) -> list[Read]:

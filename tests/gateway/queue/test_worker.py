@@ -104,6 +104,7 @@ def test_poison_is_buried_with_its_reason_and_holds_nobody_up(shop: Shop, broker
             async with shop.working(tickets):
                 ticket = await tickets.submit(asked("and then a good one", 1))
                 assert await shop.finished([ticket.ticket_id]) == ["answered"]
+                await until(lambda: len(broker.read(shop.kafka.dead_letters)) == 4, "not all are buried")
         dead = {one.headers["ticket-id"]: one for one in broker.read(shop.kafka.dead_letters)}
         reasons = {name: one.headers["reason"] for name, one in dead.items()}
         assert reasons == {
@@ -130,6 +131,23 @@ def test_no_more_at_once_than_allowed_and_the_group_is_kept(make_shop: Callable[
             assert set(await shop.finished([ticket.ticket_id for ticket in made])) == {"answered"}
         assert shop.assistant.most_running == 3
         assert max(shop.assistant.attempts.values()) == 1
+
+    asyncio.run(run())
+
+
+def test_while_it_is_full_for_long_its_partitions_are_paused(make_shop: Callable[..., Shop]) -> None:
+    shop = make_shop(concurrency=1)
+    shop.assistant.pause_s = 3.0
+
+    async def run() -> None:
+        async with shop.tickets() as tickets, shop.working(tickets) as worker:
+            made = [await tickets.submit(asked("x", number)) for number in range(2)]
+            await until(lambda: worker._consumer._paused, "not paused")
+            assert worker.alive
+            shop.assistant.pause_s = 0.0
+            assert await shop.finished([ticket.ticket_id for ticket in made]) == ["answered"] * 2
+            assert not worker._consumer._paused
+        assert shop.assistant.most_running == 1
 
     asyncio.run(run())
 

@@ -1,0 +1,1 @@
+"""The development stack as a user starts it."""
