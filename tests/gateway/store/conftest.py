@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, func, select, text
 
 from gateway.records import Answer, Handoff, MediaRef, Message, Question
-from gateway.store import Store
+from gateway.store import Store, tables
 from tests.gateway.conftest import answer
 from tests.gateway.store import postgres
 
@@ -83,3 +83,15 @@ def handed(
         created_s,
         media,
     )
+
+
+def rows(url: str) -> dict[str, int]:
+    """How many rows each table has."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        counted = {
+            table.name: connection.scalar(select(func.count()).select_from(table)) or 0
+            for table in tables.METADATA.sorted_tables
+        }
+    engine.dispose()
+    return counted

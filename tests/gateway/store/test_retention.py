@@ -6,12 +6,11 @@ import time
 from unittest import mock
 
 import pytest
-from sqlalchemy import create_engine, func, select
 
 from gateway.errors import NotFound
 from gateway.records import Feedback
-from gateway.store import Store, tables
-from tests.gateway.store.conftest import answered, asked, handed, ref
+from gateway.store import Store
+from tests.gateway.store.conftest import answered, asked, handed, ref, rows
 
 A, B, C = (ref(letter * 32) for letter in "abc")
 OLD_S, CUT_S, NEW_S = 1000.0, 1500.0, 2000.0
@@ -22,17 +21,6 @@ def made(store: Store, at_s: float, request_id: str, *media: object, conversatio
     with mock.patch("time.time", return_value=at_s):
         ticket = store.create_ticket(asked(request_id, *media, conversation_id=conversation_id))  # type: ignore[arg-type]
         store.finish_ticket(ticket.ticket_id, answered(request_id), "answered")
-
-
-def rows(url: str) -> dict[str, int]:
-    engine = create_engine(url)
-    with engine.connect() as connection:
-        counted = {
-            table.name: connection.scalar(select(func.count()).select_from(table)) or 0
-            for table in tables.METADATA.sorted_tables
-        }
-    engine.dispose()
-    return counted
 
 
 def test_purge_deletes_what_is_old_with_its_media(store: Store) -> None:

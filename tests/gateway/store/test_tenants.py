@@ -9,7 +9,7 @@ import pytest
 from gateway.errors import NotFound
 from gateway.records import Feedback
 from gateway.store import Store
-from tests.gateway.store.conftest import answered, asked, handed, ref
+from tests.gateway.store.conftest import answered, asked, handed, ref, rows
 
 PICTURE = ref("a" * 32)
 
@@ -41,13 +41,18 @@ REACHES: dict[str, Callable[[Store, str], object]] = {
 
 
 @pytest.mark.parametrize("name", REACHES)
-def test_another_tenant_finds_nothing_and_changes_nothing(store: Store, ticket_id: str, name: str) -> None:
-    before = (store.ticket("shop", ticket_id), store.handoffs("shop"), store.feedback("shop"))
+def test_another_tenant_finds_nothing_and_changes_nothing(
+    store: Store, url: str, ticket_id: str, name: str
+) -> None:
+    def all_there() -> tuple[object, ...]:
+        return store.ticket("shop", ticket_id), store.handoffs("shop"), store.feedback("shop"), rows(url)
+
+    before = all_there()
     with pytest.raises(NotFound) as caught:
         REACHES[name](store, ticket_id)
     assert "secret" not in str(caught.value)
     assert "shop" not in str(caught.value)
-    assert (store.ticket("shop", ticket_id), store.handoffs("shop"), store.feedback("shop")) == before
+    assert all_there() == before
 
 
 def test_lists_of_another_tenant_are_empty(store: Store, ticket_id: str) -> None:
