@@ -59,7 +59,7 @@ browser:
 	  $$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends chromium chromium-driver fonts-noto-cjk >/dev/null \
 	  || { echo "chromium is missing and could not be installed. As root: apt-get install chromium chromium-driver fonts-noto-cjk"; exit 1; }; }
 
-test: setup browser  ## all tests (about 10 minutes on two cores)
+test: setup browser  ## all tests (about 12 minutes on two cores)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 unit: setup  ## the tests without a server, seconds
