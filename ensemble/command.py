@@ -10,13 +10,18 @@ needs `mpirun` as well, and one more copy of every request.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ensemble.config import DeploymentConfig
 from ensemble.contract import LANGUAGE_MODEL
 from ensemble.preflight import Ports
 from ensemble.tensorrtllm import TensorRtLlmBackend
+
+CLOSED: Final = ("model-repository", "shared-memory", "trace", "logging")
+"""Groups of Triton's calls, under its own names, that a served model has no use for."""
 
 
 @dataclass(frozen=True)
@@ -101,4 +106,14 @@ def _options(
         # By the time Triton is told to exit, the requests are done: see `server`.
         f"--exit-timeout-secs={config.exit_timeout_s}",
         f"--log-verbose={int(settings.verbose)}",
+        *_closed(),
     ]
+
+
+def _closed() -> list[str]:
+    """Calls that nobody may make: with shared memory one reads what other requests left there, with the others one changes
+    the server. Triton has no switch for them but a key in the header; this one is known to nobody.
+    """
+    key = f"closed={secrets.token_hex(32)}"
+    calls = ",".join(CLOSED)
+    return [f"--grpc-restricted-protocol={calls}:{key}", f"--http-restricted-api={calls}:{key}"]

@@ -26,6 +26,8 @@ CHANNEL_OPTIONS = (
     # A restarted server is found again soon: gRPC's own pauses grow to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # A name with several addresses (dns:///SERVICE:8001 of a headless service) is all of them, in turn.
+    ("grpc.lb_policy_name", "round_robin"),
 )
 # Keepalive stays off: Triton answers more than one ping in five minutes by closing the connection.
 

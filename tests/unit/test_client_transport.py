@@ -166,6 +166,31 @@ def test_large_answer_passes(kind: Driver) -> None:
         assert len(kind(triton.url).chat().text) == 6_000_000
 
 
+def test_several_addresses_are_asked_in_turn() -> None:
+    with FakeTriton() as one, FakeTriton() as other:
+        url = f"ipv4:{one.url},{other.url}"
+        with Client(url) as client:
+            until = time.monotonic() + 20
+            while not (one.requests and other.requests):  # it begins with the address that answers first
+                client.chat("Hi")
+                assert time.monotonic() < until
+            before = len(one.requests), len(other.requests)
+            for _ in range(8):
+                client.chat("Hi")
+        assert (len(one.requests) - before[0], len(other.requests) - before[1]) == (4, 4)
+
+        async def ask() -> None:
+            async with AsyncClient(url) as several:
+                until = time.monotonic() + 20
+                while not (one.requests and other.requests):
+                    await several.chat("Hi")
+                    assert time.monotonic() < until
+
+        one.requests.clear()
+        other.requests.clear()
+        asyncio.run(ask())
+
+
 # --- errors
 
 
