@@ -22,6 +22,8 @@
 {{- define "qwen3-vl.engine.directory" -}}
 {{- if include "qwen3-vl.engine.cached" . -}}
 /engines/{{ include "qwen3-vl.engine.key" . }}
+{{- else if eq .Values.engine.mode "none" -}}
+/engines/described
 {{- else -}}
 {{ .Values.engine.path }}
 {{- end -}}

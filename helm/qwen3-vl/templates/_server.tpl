@@ -69,6 +69,32 @@ annotations:
 {{- define "qwen3-vl.server.initContainers" -}}
 {{- if eq .Values.engine.mode "none" }}
 {{ include "qwen3-vl.weights.fetch" . }}
+# The runtime reads the checkpoint; our models want its manifest and its tokenizer. Seconds.
+- name: describe-checkpoint
+  {{- include "qwen3-vl.builderImage" . | nindent 2 }}
+  args:
+    - python3
+    - -m
+    - build_engine
+    - {{ include "qwen3-vl.weights.directory" . }}
+    - --target=tensorrt-llm-pytorch
+    - --output={{ include "qwen3-vl.engine.directory" . }}
+    - --max-batch-size={{ .Values.engine.maxBatchSize }}
+    {{- if .Values.engine.maxSeqLen }}
+    - --max-seq-len={{ .Values.engine.maxSeqLen }}
+    {{- end }}
+    - --force
+  env:
+    {{- include "qwen3-vl.writableHome" . | nindent 4 }}
+  securityContext:
+    {{- include "qwen3-vl.containerSecurityContext" . | nindent 4 }}
+  resources:
+    requests: {cpu: 500m, memory: 1Gi}
+    limits: {memory: 2Gi}
+  volumeMounts:
+    {{- include "qwen3-vl.weights.mount" . | nindent 4 }}
+    - {name: engines, mountPath: /engines}
+    - {name: tmp, mountPath: /tmp}
 {{- else if eq .Values.engine.mode "init" }}
 {{ include "qwen3-vl.weights.fetch" . }}
 - name: build-engines
@@ -85,7 +111,7 @@ annotations:
   securityContext:
     {{- include "qwen3-vl.containerSecurityContext" . | nindent 4 }}
   resources:
-    {{- include "qwen3-vl.resources" (dict "root" . "resources" .Values.engine.job.resources) | nindent 4 }}
+    {{- include "qwen3-vl.resources" (dict "root" . "resources" .Values.engine.build.resources) | nindent 4 }}
   volumeMounts:
     {{- include "qwen3-vl.weights.mount" . | nindent 4 }}
     - {name: engines, mountPath: /engines}
@@ -101,7 +127,7 @@ annotations:
     - cached
     {{- include "qwen3-vl.engine.arguments" . | nindent 4 }}
     - --check-only
-    - --wait-s={{ .Values.engine.job.activeDeadlineSeconds }}
+    - --wait-s={{ .Values.engine.build.timeoutSeconds }}
   env:
     {{- include "qwen3-vl.writableHome" . | nindent 4 }}
   securityContext:
@@ -191,7 +217,7 @@ volumes:
 {{- define "qwen3-vl.server.mounts" -}}
 - {name: shm, mountPath: /dev/shm}
 - {name: tmp, mountPath: /tmp}
-{{- if include "qwen3-vl.engine.cached" . }}
+{{- if or (include "qwen3-vl.engine.cached" .) (eq .Values.engine.mode "none") }}
 - {name: engines, mountPath: /engines, readOnly: true}
 {{- end }}
 {{- if eq .Values.engine.mode "none" }}
@@ -215,6 +241,8 @@ volumes:
 {{- if include "qwen3-vl.engine.cached" . }}
 {{ include "qwen3-vl.engine.volumes" . | trim }}
 {{- else if eq .Values.engine.mode "none" }}
+- name: engines
+  emptyDir: {sizeLimit: 1Gi}
 {{- if ne .Values.weights.source "image" }}
 - name: weights
   persistentVolumeClaim: {claimName: {{ include "qwen3-vl.weights.claim" . }}}

@@ -49,8 +49,8 @@
 {{- end -}}
 
 {{- $many := or (ne .Values.autoscaling.mode "none") (gt (int .Values.server.replicas) 1) -}}
-{{- if and (include "qwen3-vl.engine.cached" .) (not $e.cache.existingClaim) $many (not (has "ReadWriteMany" $e.cache.accessModes)) -}}
-{{- $faults = append $faults "engine.cache.accessModes: got no ReadWriteMany with several servers, allowed: [ReadWriteMany], or an engine.cache.existingClaim" -}}
+{{- if and (include "qwen3-vl.engine.cached" .) (not $e.cache.existingClaim) (or $many (eq $e.mode "job")) (not (has "ReadWriteMany" $e.cache.accessModes)) -}}
+{{- $faults = append $faults (printf "engine.cache.accessModes: got %s with %s, allowed: [ReadWriteMany], or an engine.cache.existingClaim" (join ", " $e.cache.accessModes) (ternary "several servers" "engine.mode job" $many)) -}}
 {{- end -}}
 {{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) -}}
 {{- $faults = append $faults (printf "autoscaling.minReplicas: got %v, allowed: at most autoscaling.maxReplicas (%v)" .Values.autoscaling.minReplicas .Values.autoscaling.maxReplicas) -}}
