@@ -70,6 +70,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             Calibration.load(settings.profile),
             cache,
             known,
+            store.attended,
             settings.knowledge.passages,
             settings.knowledge.min_score,
         )

@@ -211,7 +211,7 @@ class Answer:
         text: as the customer reads it: policy applied, references and disclaimer at the end.
         confidence: 0 to 1, calibrated.
         handoff: why a person should take over; "" if none should. One of: low_confidence, blocked_words, asked_for_person,
-            no_knowledge, model_unavailable.
+            no_knowledge, model_unavailable, attended (one has already).
         cached: taken from the answer cache.
     """
 

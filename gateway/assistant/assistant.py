@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -40,6 +40,7 @@ class Assistant:
         calibration: signals to confidence.
         cache: answers given before.
         scenes: by name.
+        attended: whether an agent looks after a tenant's conversation, given both.
         passages: put before the model.
         min_score: below it a passage is not shown.
     """
@@ -52,6 +53,7 @@ class Assistant:
         calibration: Calibration,
         cache: AnswerCache,
         scenes: Mapping[str, Scene],
+        attended: Callable[[str, str], bool] = lambda tenant, conversation: False,
         passages: int = 3,
         min_score: float = 0.0,
     ) -> None:
@@ -61,6 +63,7 @@ class Assistant:
         self._calibration = calibration
         self._cache = cache
         self._scenes = scenes
+        self._attended = attended
         self._passages = passages
         self._min_score = min_score
 
@@ -71,12 +74,15 @@ class Assistant:
         Closing the iterator cancels the model's work.
         """
         scene = self._scene(question)
-        versions = await self.versions(question)
-        if notices.asks_for_person(question.text):
-            answer = _by_person(question, versions)
+        if (reason := await self._person(question)) is not None:
+            # Without the model, so also while it is away.
+            answer = _by_person(
+                question, reason, Versions("", "", scene.prompt_version, self._library.version)
+            )
             yield Delta(answer.text)
             yield answer
             return
+        versions = await self.versions(question)
         key = await self._cache.key(question, versions) if scene.cacheable else None
         if key is None:
             async with aclosing(self._compose(question, scene, versions)) as events:
@@ -103,6 +109,14 @@ class Assistant:
             prompt=self._scene(question).prompt_version,
             knowledge=self._library.version,
         )
+
+    async def _person(self, question: Question[Media]) -> str | None:
+        """Why a person answers this, and not the model."""
+        if question.conversation_id:
+            attended = await asyncio.to_thread(self._attended, question.tenant, question.conversation_id)
+            if attended:
+                return "attended"
+        return "asked_for_person" if notices.asks_for_person(question.text) else None
 
     def _scene(self, question: Question[Media]) -> Scene:
         scene = self._scenes.get(question.scene)
@@ -225,15 +239,16 @@ def _below(question: Question[Media], text: str, citations: Sequence[Citation], 
     return "".join(f"\n\n{line}" for line in lines)
 
 
-def _by_person(question: Question[Media], versions: Versions) -> Answer:
+def _by_person(question: Question[Media], reason: str, versions: Versions) -> Answer:
+    notice = notices.PASSED_ON if reason == "attended" else notices.PERSON_COMES
     return Answer(
         request_id=question.request_id,
-        text=notices.PERSON_COMES[question.language],
+        text=notice[question.language],
         language=question.language,
         scene=question.scene,
         citations=(),
         confidence=1.0,
         signals=Signals(1.0, 1.0, 1.0, 1.0),
         versions=versions,
-        handoff="asked_for_person",
+        handoff=reason,
     )

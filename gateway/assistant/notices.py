@@ -18,6 +18,12 @@ PERSON_COMES: Final[dict[Language, str]] = {
 }
 """To a customer who asked for a person."""
 
+PASSED_ON: Final[dict[Language, str]] = {
+    "zh": "您的消息已转给正在处理的客服人员，请稍候回复。",
+    "en": "Your message was passed on to the colleague who is looking after you. Please wait for the reply.",
+}
+"""To a customer whom an agent is looking after: two voices would contradict each other."""
+
 REFERENCES: Final[dict[Language, str]] = {"zh": "参考资料：", "en": "References: "}
 
 _PERSON: Final = (

@@ -9,18 +9,15 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, exists, insert, or_, select, update
 
-from gateway.errors import Conflict, NotFound
+from gateway.errors import NotFound
 from gateway.records import (
     Answer,
     Feedback,
-    Handoff,
-    HandoffState,
     MediaRef,
     Message,
     Question,
@@ -30,6 +27,7 @@ from gateway.records import (
 from gateway.store import media
 from gateway.store.codec import NotDecodable, decode, encode
 from gateway.store.database import Database, insert_new
+from gateway.store.handoffs import Handoffs
 from gateway.store.tables import ANSWERS, FEEDBACK, HANDOFFS, MEDIA, REPLIES, TICKETS
 
 _log = logging.getLogger(__name__)
@@ -38,7 +36,7 @@ Asked = Question[MediaRef]
 _UNFINISHED = ("queued", "working")
 
 
-class Store:
+class Store(Handoffs):
     """One database.
 
     Args:
@@ -47,7 +45,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._database = Database(url)
-        self._read, self._write = self._database.read, self._database.write
+        super().__init__(self._database)
 
     def close(self) -> None:
         """Close all connections."""
@@ -191,95 +189,6 @@ class Store:
                 for row in connection.execute(query)
             ]
 
-    # Hand-offs
-
-    def open_handoff(self, handoff: Handoff) -> Handoff:
-        """Keep it, or give the one that this request already has."""
-        row = {
-            "handoff_id": handoff.handoff_id,
-            "tenant": handoff.tenant,
-            "request_id": handoff.request_id,
-            "conversation_id": handoff.conversation_id,
-            "state": handoff.state,
-            "agent": handoff.agent,
-            "created_s": handoff.created_s,
-            "record": encode(Handoff, replace(handoff, replies=())).decode(),
-        }
-        with self._write() as connection:
-            new = insert_new(connection, HANDOFFS, row)
-            if new:
-                media.remember(connection, "handoff", row, handoff.media)
-        if new:
-            return handoff
-        found = self._one(HANDOFFS, tenant=handoff.tenant, request_id=handoff.request_id)
-        return self.handoff(handoff.tenant, found.handoff_id)
-
-    def handoff(self, tenant: str, handoff_id: str) -> Handoff:
-        """With its replies; NotFound also if it is another tenant's."""
-        row = self._one(HANDOFFS, tenant=tenant, handoff_id=handoff_id)
-        with self._read() as connection:
-            return _handoffs([row], connection)[0]
-
-    def handoffs(self, tenant: str, state: HandoffState | None = None, limit: int = 200) -> list[Handoff]:
-        """Of one tenant, oldest first."""
-        query = (
-            select(HANDOFFS).where(HANDOFFS.c.tenant == tenant).order_by(HANDOFFS.c.created_s).limit(limit)
-        )
-        if state is not None:
-            query = query.where(HANDOFFS.c.state == state)
-        with self._read() as connection:
-            return _handoffs(connection.execute(query).all(), connection)
-
-    def claim(self, tenant: str, handoff_id: str, agent: str) -> Handoff:
-        """Take it over; Conflict when another agent has it or it is closed."""
-        with self._write() as connection:
-            done = connection.execute(
-                update(HANDOFFS)
-                .where(
-                    HANDOFFS.c.tenant == tenant,
-                    HANDOFFS.c.handoff_id == handoff_id,
-                    (HANDOFFS.c.state == "open")
-                    | ((HANDOFFS.c.state == "claimed") & (HANDOFFS.c.agent == agent)),
-                )
-                .values(state="claimed", agent=agent)
-            )
-        handoff = self.handoff(tenant, handoff_id)
-        if not done.rowcount:
-            raise Conflict(
-                f"hand-off {handoff_id} is {handoff.state}"
-                + (f" by {handoff.agent}" if handoff.agent else "")
-            )
-        return handoff
-
-    def reply(self, tenant: str, handoff_id: str, agent: str, text: str) -> Handoff:
-        """An agent's words to the customer; Conflict unless this agent has claimed it."""
-        mine = update(HANDOFFS).where(
-            HANDOFFS.c.tenant == tenant,
-            HANDOFFS.c.handoff_id == handoff_id,
-            HANDOFFS.c.state == "claimed",
-            HANDOFFS.c.agent == agent,
-        )
-        with self._write() as connection:
-            # The update holds the row, so that nobody closes the hand-off in between.
-            done = connection.execute(mine.values(agent=agent)).rowcount
-            if done:
-                row = {"tenant": tenant, "handoff_id": handoff_id, "agent": agent, "text": text}
-                connection.execute(insert(REPLIES).values(row | {"at_s": time.time()}))
-        handoff = self.handoff(tenant, handoff_id)
-        if not done:
-            raise Conflict(f"hand-off {handoff_id} is {handoff.state}; claim it first")
-        return handoff
-
-    def close_handoff(self, tenant: str, handoff_id: str) -> Handoff:
-        """Done; closing twice changes nothing."""
-        with self._write() as connection:
-            connection.execute(
-                update(HANDOFFS)
-                .where(HANDOFFS.c.tenant == tenant, HANDOFFS.c.handoff_id == handoff_id)
-                .values(state="closed")
-            )
-        return self.handoff(tenant, handoff_id)
-
     # Forgetting
 
     def purge(self, before_s: float) -> list[tuple[str, MediaRef]]:
@@ -376,23 +285,3 @@ def _ticket(row: Row[Any]) -> Ticket:
         None if row.answer is None else decode(Answer, row.answer),
         row.attempts,
     )
-
-
-def _handoffs(rows: Sequence[Row[Any]], connection: Connection) -> list[Handoff]:
-    """Of one tenant."""
-    replies: dict[str, list[tuple[float, str, str]]] = {row.handoff_id: [] for row in rows}
-    if rows:
-        query = select(REPLIES).where(
-            REPLIES.c.tenant == rows[0].tenant, REPLIES.c.handoff_id.in_(list(replies))
-        )
-        for reply in connection.execute(query.order_by(REPLIES.c.id)):
-            replies[reply.handoff_id].append((reply.at_s, reply.agent, reply.text))
-    return [
-        replace(
-            decode(Handoff, row.record),
-            state=row.state,
-            agent=row.agent,
-            replies=tuple(replies[row.handoff_id]),
-        )
-        for row in rows
-    ]

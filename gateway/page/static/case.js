@@ -19,6 +19,7 @@ export class CaseView {
   #changed;
   #urls = [];
   #known = ""; // the transcript that is shown, as JSON
+  #seen = new Set(); // pictures that are shown, or on their way
   #problem = make("div");
   #replies = make("ol", { class: "replies" });
   #transcript = make("ol", { class: "transcript" });
@@ -55,7 +56,6 @@ export class CaseView {
       this.#form,
     ];
     this.update(handoff);
-    this.#showPictures(handoff.media ?? []);
     this.refresh();
   }
 
@@ -83,6 +83,7 @@ export class CaseView {
     this.#replies.replaceChildren(...(handoff.replies ?? []).map(replyItem));
     this.#claim.hidden = handoff.state !== "open";
     this.#form.hidden = handoff.state !== "claimed";
+    this.#showPictures((handoff.media ?? []).filter(({ object_id }) => !this.#seen.has(object_id))); // more may have come
   }
 
   /** Give back what the pictures hold. */
@@ -101,11 +102,12 @@ export class CaseView {
   }
 
   async #showPictures(media) {
-    for (const [at, item] of media.entries()) {
+    for (const { object_id } of media) this.#seen.add(object_id);
+    for (const item of media) {
       try {
         const url = URL.createObjectURL(await api.media(item.object_id));
         this.#urls.push(url);
-        this.#pictures.append(preview({ kind: item.kind, url, name: `${at + 1}` }));
+        this.#pictures.append(preview({ kind: item.kind, url, name: `${this.#pictures.childElementCount + 1}` }));
       } catch (error) {
         this.#pictures.append(errorBox(error));
       }

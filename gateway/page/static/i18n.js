@@ -95,6 +95,7 @@ export const STRINGS = {
   "reason.blocked_words": ["内容需要人工确认。", "A person has to check the content."],
   "reason.asked_for_person": ["您要求人工服务。", "You asked for a person."],
   "reason.no_knowledge": ["资料库里没有相关内容。", "There is nothing about this in the articles."],
+  "reason.attended": ["客服人员正在处理。", "A colleague is looking after you."],
   "reason.model_unavailable": ["助手暂时无法回答。", "The assistant cannot answer at the moment."],
 
   "settings.scene": ["场景", "Scene"],
@@ -147,6 +148,7 @@ export const STRINGS = {
   "agent.why.blocked_words": ["敏感内容", "Blocked words"],
   "agent.why.asked_for_person": ["客户要求", "Asked for a person"],
   "agent.why.no_knowledge": ["资料库无答案", "No article"],
+  "agent.why.attended": ["处理中", "Attended"],
   "agent.why.model_unavailable": ["模型不可用", "Model unavailable"],
   "agent.state": ["状态", "State"],
   "agent.updated": ["更新于 {time}", "Updated {time}"],

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import av
 import httpx
 import pytest
 from openai import OpenAI
+from PIL import Image
 
+from gateway.assistant import notices
 from tests.gateway.api.test_predict import call_qwen_vl_api
 from tests.gateway.api.test_serve import served
 from tests.server.triton import serving
@@ -78,3 +83,70 @@ def test_the_tutorials_client(url: str) -> None:
     answer = call_qwen_vl_api(url, PHONE.read_bytes(), "这个手机怎么了？", key="none")
     assert "黑屏" in answer
     assert "[1]" in answer
+
+
+def test_a_person_and_the_model_do_not_speak_at_once(url: str) -> None:
+    """From the hand-off to its end: the agent gets what the customer writes and shows, and the model keeps silent."""
+
+    def ask(text: str, *pictures: bytes) -> dict[str, Any]:
+        shown = [
+            {
+                "type": "image_url",
+                "image_url": {"url": f"data:image/jpeg;base64,{base64.b64encode(each).decode()}"},
+            }
+            for each in pictures
+        ]
+        body = {
+            "messages": [{"role": "user", "content": [*shown, {"type": "text", "text": text}]}],
+            "user": "desk",
+        }
+        reply = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+        assert reply.status_code == 200, reply.text
+        return dict(reply.json())
+
+    def case(name: str = "") -> dict[str, Any]:
+        (found,) = [
+            each
+            for each in httpx.get(f"{url}/v1/handoffs").json()["data"]
+            if each["conversation_id"] == "desk" and (not name or each["handoff_id"] == name)
+        ]
+        return dict(found)
+
+    first = ask("转人工")
+    name = first["customer_service"]["handoff"]["handoff_id"]
+    assert (
+        "黑屏" in ask("手机黑屏了怎么办？", PHONE.read_bytes())["choices"][0]["message"]["content"]
+    )  # nobody took it yet
+    httpx.post(f"{url}/v1/handoffs/{name}/claim", json={"agent": "李"}).raise_for_status()
+
+    passed = ask("这是照片", PHONE.read_bytes())
+    assert passed["choices"][0]["message"]["content"] == notices.PASSED_ON["zh"]
+    assert passed["usage"]["completion_tokens"] == 0
+    assert passed["customer_service"]["handoff"]["handoff_id"] == name
+    seen = case(name)
+    assert (seen["state"], seen["agent"], len(seen["media"])) == ("claimed", "李", 1)
+    assert httpx.get(f"{url}/v1/media/{seen['media'][0]['object_id']}").status_code == 200
+    told = httpx.get(f"{url}/v1/conversations/desk").json()["messages"]
+    assert "这是照片" in str(told)
+
+    httpx.post(f"{url}/v1/handoffs/{name}/close", json={"agent": "李"}).raise_for_status()
+    assert ask("手机黑屏了怎么办？", PHONE.read_bytes())["usage"]["completion_tokens"] > 5
+
+
+def test_a_screen_recording(url: str) -> None:
+    """A recording as OpenAI's clients send one: each of its frames is seen, and the fault in it is named."""
+    clip = io.BytesIO()
+    frame = av.VideoFrame.from_image(Image.open(PHONE).convert("RGB").resize((320, 320)))
+    with av.open(clip, "w", format="mp4") as written:
+        stream = written.add_stream("libx264", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 320, 320, "yuv420p"
+        for _ in range(8):
+            written.mux(stream.encode(frame))
+        written.mux(stream.encode())
+    uri = f"data:video/mp4;base64,{base64.b64encode(clip.getvalue()).decode()}"
+    content = [{"type": "video_url", "video_url": {"url": uri}}, {"type": "text", "text": "手机怎么了？"}]
+    reply = httpx.post(
+        f"{url}/v1/chat/completions", json={"messages": [{"role": "user", "content": content}]}, timeout=60
+    )
+    assert reply.status_code == 200, reply.text
+    assert "黑屏" in reply.json()["choices"][0]["message"]["content"]

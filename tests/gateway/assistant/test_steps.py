@@ -126,6 +126,14 @@ def test_the_draft_of_the_picture_finds_the_article_that_the_words_do_not(
     assert grounded.messages[-1].media
 
 
+def test_a_person_is_reached_while_the_model_is_away(ask: Callable[..., list[Event]]) -> None:
+    model = Script([])
+    model.away = True
+    assert whole(ask(model, question("请转人工"))).handoff == "asked_for_person"
+    with pytest.raises(Unavailable):
+        ask(model, question("屏幕不亮了"))
+
+
 def test_without_a_picture_there_is_no_draft(ask: Callable[..., list[Event]]) -> None:
     model = Script(["请长按电源键十秒。"])
     ask(model, question("手机黑屏怎么办"))
