@@ -15,6 +15,6 @@
 {{- end }}
 
 {{- define "qwen3-vl.dnsRule" }}
-- to: [{namespaceSelector: {}}]
-  ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+# Any address: some clusters answer DNS on the node.
+- ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
 {{- end }}

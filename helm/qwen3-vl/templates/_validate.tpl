@@ -103,6 +103,15 @@
 {{- end -}}
 {{- end -}}
 
+{{- if and .Values.proxy.enabled (ne .Values.proxy.tls.mode "none") (not .Values.proxy.tls.existingSecret) -}}
+{{- $faults = append $faults (printf "proxy.tls.existingSecret: got nothing with proxy.tls.mode %s, allowed: a secret with tls.crt and tls.key%s" .Values.proxy.tls.mode (ternary " and ca.crt" "" (eq .Values.proxy.tls.mode "mtls"))) -}}
+{{- end -}}
+{{- if and .Values.proxy.tls.allowedClients (ne .Values.proxy.tls.mode "mtls") -}}
+{{- $faults = append $faults (printf "proxy.tls.allowedClients: got names with proxy.tls.mode %s, allowed with mtls" .Values.proxy.tls.mode) -}}
+{{- end -}}
+{{- if and .Values.proxy.enabled (gt (int .Values.proxy.retryBufferMiB) 0) (gt (mul (int .Values.proxy.retryBufferMiB) 1048576 4) (int64 (include "qwen3-vl.bytes" .Values.proxy.resources.limits.memory))) -}}
+{{- $faults = append $faults (printf "proxy.retryBufferMiB: got %v with a memory limit of %s, allowed: at most a quarter of it" .Values.proxy.retryBufferMiB .Values.proxy.resources.limits.memory) -}}
+{{- end -}}
 {{- if and .Values.metrics.podMonitor.enabled .Values.metrics.serviceMonitor.enabled -}}
 {{- $faults = append $faults "metrics.serviceMonitor.enabled: got true beside metrics.podMonitor.enabled, allowed: one of them; two count every request twice" -}}
 {{- end -}}
