@@ -93,10 +93,9 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Arguments of `python -m build_engine cached`, without what says whether it may build. */}}
+{{/* Arguments of `python -m build_engine cached`, without the checkpoint and what says whether it may build. */}}
 {{- define "qwen3-vl.engine.arguments" -}}
 {{- $e := .Values.engine -}}
-- {{ include "qwen3-vl.weights.directory" . }}
 - --target={{ .Values.target }}
 - --weights={{ $e.weights }}
 - --cache=/engines

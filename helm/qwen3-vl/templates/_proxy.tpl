@@ -83,7 +83,6 @@ static_resources:
             request_headers_timeout: 10s
             use_remote_address: true
             server_header_transformation: PASS_THROUGH
-            path_with_escaped_slashes_action: REJECT_REQUEST
             {{- if $proxy.accessLog }}
             {{- include "qwen3-vl.proxy.accessLog" . | nindent 12 }}
             {{- end }}

@@ -104,6 +104,7 @@ annotations:
     - -m
     - build_engine
     - cached
+    - {{ include "qwen3-vl.weights.directory" . }}
     {{- include "qwen3-vl.engine.arguments" . | nindent 4 }}
     - --keep={{ .Values.engine.cache.keep }}
   env:
@@ -134,8 +135,8 @@ annotations:
     {{- include "qwen3-vl.containerSecurityContext" . | nindent 4 }}
   resources:
     {{- include "qwen3-vl.resources" (dict "root" . "resources" (dict "requests" (dict "cpu" "100m" "memory" "256Mi") "limits" (dict "memory" "1Gi"))) | nindent 4 }}
+  # No weights: their claim may be tied to the Job's node, and the key has their revision.
   volumeMounts:
-    {{- include "qwen3-vl.weights.mount" . | nindent 4 }}
     - {name: engines, mountPath: /engines, readOnly: true}
     - {name: tmp, mountPath: /tmp}
 {{- end }}
@@ -238,8 +239,11 @@ volumes:
   emptyDir: {medium: Memory, sizeLimit: {{ .Values.server.shm.sizeLimit }}}
 - name: tmp
   emptyDir: {sizeLimit: {{ .Values.server.tmpSizeLimit }}}
-{{- if include "qwen3-vl.engine.cached" . }}
+{{- if eq .Values.engine.mode "init" }}
 {{ include "qwen3-vl.engine.volumes" . | trim }}
+{{- else if eq .Values.engine.mode "job" }}
+- name: engines
+  persistentVolumeClaim: {claimName: {{ include "qwen3-vl.engine.claim" . }}}
 {{- else if eq .Values.engine.mode "none" }}
 - name: engines
   emptyDir: {sizeLimit: 1Gi}
