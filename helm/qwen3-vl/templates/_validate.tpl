@@ -52,6 +52,9 @@
 {{- if and (include "qwen3-vl.engine.cached" .) (not $e.cache.existingClaim) (or $many (eq $e.mode "job")) (not (has "ReadWriteMany" $e.cache.accessModes)) -}}
 {{- $faults = append $faults (printf "engine.cache.accessModes: got %s with %s, allowed: [ReadWriteMany], or an engine.cache.existingClaim" (join ", " $e.cache.accessModes) (ternary "several servers" "engine.mode job" $many)) -}}
 {{- end -}}
+{{- if and (has $e.mode (list "init" "none")) (include "qwen3-vl.weights.downloaded" .) (not $w.claim.existing) $many (not (has "ReadWriteMany" $w.claim.accessModes)) -}}
+{{- $faults = append $faults (printf "weights.claim.accessModes: got %s with several servers that read them (engine.mode %s), allowed: [ReadWriteMany], or a weights.claim.existing" (join ", " $w.claim.accessModes) $e.mode) -}}
+{{- end -}}
 {{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) -}}
 {{- $faults = append $faults (printf "autoscaling.minReplicas: got %v, allowed: at most autoscaling.maxReplicas (%v)" .Values.autoscaling.minReplicas .Values.autoscaling.maxReplicas) -}}
 {{- end -}}
