@@ -32,7 +32,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml client/pyproject.toml
 	@echo "installing into $(VENV) (about 2 GB, several minutes the first time)"
-	$(BIN)/pip install -e 'client' -e '.[serve,build,gateway,s3,otel,gateway-dev,loadtest,dev]'
+	$(BIN)/pip install -e 'client' -e '.[serve,build,fetch,gateway,s3,otel,gateway-dev,loadtest,dev]'
 	@touch $@
 
 setup: $(VENV)/.installed  ## install everything into .venv

@@ -26,7 +26,12 @@ class LimitsError(ValueError):
 
 
 def build(
-    checkpoint: Checkpoint, output: Path, target: Target, limits: dict[str, int], force: bool
+    checkpoint: Checkpoint,
+    output: Path,
+    target: Target,
+    limits: dict[str, int],
+    force: bool,
+    before_publish: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Build the engines of a checkpoint into `output`.
 
@@ -36,6 +41,7 @@ def build(
         target: what to build for, with its options.
         limits: chosen fields of `Limits`; the others get defaults from the checkpoint.
         force: replace existing engines.
+        before_publish: called when all is written; what it raises keeps `output` as it was.
 
     Raises:
         CheckpointError, LimitsError, OptionsError, OutputError: before any work.
@@ -54,6 +60,7 @@ def build(
             target.write_language_model(checkpoint, chosen, work, progress)
         manifest = _describe(checkpoint, target, chosen, work)
         manifest.write(work)
+        before_publish()
         publish()
     _report(output, time.monotonic() - started)
     return manifest
@@ -118,6 +125,7 @@ def _describe(checkpoint: Checkpoint, target: Target, limits: Limits, directory:
         versions={
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("qwen3-vl-triton", *target.packages)},
+            **target.machine(),
         },
         files=files,
         table_dtype=target.table_dtype,

@@ -37,6 +37,10 @@ class OpenVino:
     packages: tuple[str, ...] = ("openvino", "onnx", "numpy")
     adapters: tuple[str, ...] = ()
 
+    def machine(self) -> dict[str, str]:
+        """Nothing: one processor's engines run on another's."""
+        return {}
+
     def check(self, checkpoint: Checkpoint, limits: Limits) -> None:
         """Every checkpoint that can be read can be built."""
 

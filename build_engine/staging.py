@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from build_engine.manifest import FILE_NAME
@@ -62,8 +62,10 @@ def staged(output: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     work = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
     work.chmod(0o755)  # mkdtemp is private; engines are read by the server's user
     lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
     try:
+        # Some network file systems have no flock; what a killed build leaves there is not recognised.
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield work, lambda: _publish(work, output)
     finally:
         os.close(lock)
@@ -96,8 +98,8 @@ def _remove_abandoned(output: Path) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)
-        except BlockingIOError:
-            pass  # a living build
+        except OSError:
+            pass  # a living build, or a file system that cannot tell
         finally:
             os.close(lock)
 

@@ -40,6 +40,10 @@ class Target(Protocol):
         """Names of the LoRA adapters that a request may choose."""
         ...
 
+    def machine(self) -> dict[str, str]:
+        """What else of this machine decides that; recorded beside the versions."""
+        ...
+
     def check(self, checkpoint: Checkpoint, limits: Limits) -> None:
         """ValueError, before any work, if this checkpoint cannot be built with these limits."""
         ...

@@ -15,6 +15,7 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.gptq import require_packed
 from build_engine.manifest import Limits
 from build_engine.target import Progress
+from build_engine.trtllm.gpus import COMPUTE_CAPABILITY, compute_capability
 from build_engine.trtllm.options import EngineOptions, OptionsError, check
 
 ADAPTERS = "adapters"
@@ -54,6 +55,11 @@ class TensorRtLlm:
     def adapters(self) -> tuple[str, ...]:
         """See `Target`."""
         return tuple(self.lora)
+
+    def machine(self) -> dict[str, str]:
+        """The GPU's compute capability: a plan runs on no other."""
+        found = compute_capability()
+        return {COMPUTE_CAPABILITY: found} if found else {}
 
     def check(self, checkpoint: Checkpoint, limits: Limits) -> None:
         """See `Target`; also refuses adapters whose names could leave their directory."""

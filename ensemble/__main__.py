@@ -12,7 +12,7 @@ from typing import Any
 from build_engine.manifest import Manifest
 from ensemble import repository
 from ensemble.config import DeploymentConfig
-from ensemble.contract import TENSORRT_LLM
+from ensemble.contract import TENSORRT_LLM, TENSORRT_LLM_PYTORCH
 from ensemble.profiles import CPU, GPU, GPU_PYTORCH, PROFILES
 from ensemble.tensorrtllm import TensorRtLlmBackend
 
@@ -197,6 +197,11 @@ def _serve(given: argparse.Namespace) -> int:
 
 
 def _check_profile(profile: str, config: DeploymentConfig, manifest: Manifest) -> None:
+    if config.llm_api is None and manifest.target == TENSORRT_LLM_PYTORCH:
+        raise ValueError(
+            f"{config.engines} holds no engines, only what the PyTorch runtime needs beside a checkpoint; serve it with "
+            f"--profile {GPU_PYTORCH} --set llm_api.model=CHECKPOINT"
+        )
     if config.llm_api is None and (config.tensorrt_llm is not None) != (manifest.target == TENSORRT_LLM):
         raise ValueError(f"--profile {profile} does not serve {manifest.target} engines; leave it out")
 

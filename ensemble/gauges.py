@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ensemble.language_model.batcher import Counters
+from ensemble.postprocessing.outcomes import Outcomes
 
 INTERVAL_S: Final = 0.1
 IN_FLIGHT: Final = "qwen3vl_requests_in_flight"
@@ -28,6 +29,9 @@ HELP: Final = {
     "qwen3vl_vision_cache_bytes": "Bytes that the embedding cache holds",
 }
 COUNTER_HELP: Final = {
+    "qwen3vl_requests": "Requests that came to the public model",
+    "qwen3vl_requests_refused": "Requests that were refused because the server was full",
+    "qwen3vl_requests_failed": "Requests that ended with a fault of the server",
     "qwen3vl_kv_blocks_reused": "KV cache blocks of prompts that were found in the cache",
     "qwen3vl_preemptions": "Sequences that gave their blocks back and were computed again",
     "qwen3vl_generated_tokens": "Tokens that the language model generated",
@@ -96,6 +100,15 @@ class Gauges:
                 self._metrics[name].set(value)
             # A count that fell began anew with its source; what comes next adds to the old ones.
             self._values[name] = value
+
+
+def outcome_numbers(outcomes: Outcomes) -> dict[str, float]:
+    """How requests ended, under their metric names. Triton's own counters take every end of a stream for a success."""
+    return {
+        "qwen3vl_requests": outcomes.taken,
+        "qwen3vl_requests_refused": outcomes.refused,
+        "qwen3vl_requests_failed": outcomes.failed,
+    }
 
 
 def language_model_numbers(counters: Counters) -> dict[str, float]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from build_engine.manifest import Manifest, ManifestError
 from ensemble.config import LlmApiOptions
-from ensemble.contract import OPENVINO, TENSORRT_LLM
+from ensemble.contract import OPENVINO, TENSORRT_LLM, TENSORRT_LLM_PYTORCH
 from ensemble.tensorrtllm import NAME, TensorRtLlmBackend
 from ensemble.tritonserver import MissingError, TritonServer
 
@@ -26,6 +26,7 @@ _BIG_ENGINE_BYTES = 1 << 30
 _VERSIONED = {
     OPENVINO: (("openvino",), "Its paged attention"),
     TENSORRT_LLM: (("tensorrt_llm", "tensorrt"), "An engine"),
+    TENSORRT_LLM_PYTORCH: ((), "Nothing"),
 }
 
 

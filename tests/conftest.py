@@ -67,3 +67,9 @@ def engines_of() -> Callable[[Path, str], Path]:
 @pytest.fixture(scope="session")
 def demo_engines(demo_checkpoint: Path, engines_of: Callable[[Path, str], Path]) -> Path:
     return engines_of(demo_checkpoint, "f32")
+
+
+@pytest.fixture(scope="session")
+def endless_engines(random_checkpoint: Callable[[str], Path], engines_of: Callable[..., Path]) -> Path:
+    """A model with random weights: its greedy answers run on until max_tokens, so there is time to break things."""
+    return engines_of(random_checkpoint("untied"), "f32")

@@ -1,11 +1,15 @@
-"""The GPUs that the planner knows by name: compute capability and memory."""
+"""The GPUs that the planner knows by name, and the compute capability of those that this machine has."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import dataclass
 from typing import Final
 
 _MIB = 1 << 20
+COMPUTE_CAPABILITY: Final = "compute_capability"
+"""Its name among the versions of a manifest."""
 
 
 @dataclass(frozen=True)
@@ -27,3 +31,14 @@ GPUS: Final = {
     "h200": Gpu(90, 143771 * _MIB),
     "b200": Gpu(100, 183359 * _MIB),
 }
+
+
+def compute_capability() -> str | None:
+    """Of this machine's GPUs, "9.0"; None where `nvidia-smi` sees none. Needs no CUDA library, so a check is cheap."""
+    if (smi := shutil.which("nvidia-smi")) is None:
+        return None
+    query = [smi, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    listing = subprocess.run(query, capture_output=True, text=True, check=False)
+    if listing.returncode != 0:
+        return None
+    return ", ".join(sorted({line.strip() for line in listing.stdout.splitlines() if line.strip()})) or None

@@ -34,6 +34,7 @@ from ensemble.options import Options
 from ensemble.postprocessing.answer import Answer, Generated
 from ensemble.postprocessing.call import Call, Failure, Tensors
 from ensemble.postprocessing.detokenizer import Vocabulary
+from ensemble.postprocessing.outcomes import Outcomes
 from ensemble.postprocessing.watcher import STOP_INTERVAL_S, Flight, Watcher
 
 _log = logging.getLogger(__name__)
@@ -48,6 +49,9 @@ class Frontend:
         max_inflight: requests admitted at once. A request counts until its inner stream has ended.
         adapters: what `lora_name` may be.
         tokens_per_block: tokens of a KV block, to report reused blocks as `cached_tokens`.
+
+    Attributes:
+        outcomes: how requests ended so far.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Frontend:
         self._inflight = 0
         self._draining = False
         self._watcher = Watcher()
+        self.outcomes = Outcomes()
         self._workers = ThreadPoolExecutor(max_inflight, thread_name_prefix="request")
 
     @property
@@ -89,6 +94,7 @@ class Frontend:
         """Admit or refuse a request at once; never raises and never waits for another request."""
         started_s = time.monotonic()
         inner_id = str(uuid.uuid4())
+        self.outcomes.take()
         try:
             options = Options.from_parameters(call.parameters)
             self._adapters.check(options.lora_name)
@@ -103,6 +109,7 @@ class Frontend:
             # The boundary of a request: whatever happens, the caller must get an end.
             _log.error("request %s (client's id %r)", inner_id, call.request_id, exc_info=error)
             error = _hidden(inner_id)
+        self.outcomes.fail(error)
         _fail(call, error, inner_id)
 
     def _admit(self, flight: Flight) -> None:
@@ -175,6 +182,8 @@ class Frontend:
         elif isinstance(error, EngineFailure) or not isinstance(error, ServingError):
             _log.error("request %s failed", flight.name, exc_info=error)
             error = _hidden(flight.inner_id)
+        if not flight.ended:
+            self.outcomes.fail(error)
         flight.end(stop_in_s=0.0)
         self._watcher.wake()
         _fail(flight.call, error, flight.inner_id)

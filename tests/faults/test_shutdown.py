@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -19,12 +18,6 @@ from tests.server.triton import Server, serving
 
 pytestmark = pytest.mark.server
 STREAMS, TOKENS = 8, 600
-
-
-@pytest.fixture(scope="session")
-def endless_engines(random_checkpoint: Callable[[str], Path], engines_of: Callable[..., Path]) -> Path:
-    """A model with random weights: its greedy answers run on until max_tokens, so there is time to break things."""
-    return engines_of(random_checkpoint("untied"), "f32")
 
 
 def stream_slowly(url: str, started: threading.Barrier, out: list[tuple[int, str]]) -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from qwen3vl_client import Client, InvalidVideo
 
+from build_engine.build import build
+from build_engine.checkpoint import Checkpoint
+from build_engine.described import Described
+from ensemble.__main__ import main
 from ensemble.process import find_stubs
 from tests.conversations import IMAGE, VIDEO, moving, said, user
 from tests.reference import clip, png
@@ -17,9 +21,22 @@ pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")
-def pytorch(demo_engines: Path) -> Iterator[Server]:
-    with serving(demo_engines, program="tests.llm_api.serve") as running:
+def described(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("described") / "demo"
+    build(Checkpoint.read(demo_checkpoint), directory, Described(), {}, force=False)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def pytorch(described: Path) -> Iterator[Server]:
+    with serving(described, program="tests.llm_api.serve") as running:
         yield running
+
+
+def test_a_described_checkpoint_holds_no_engines(described: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert {path.name for path in described.iterdir()} == {"engine_manifest.json", "checkpoint"}
+    assert main(["serve", "--engines", str(described)]) == 2
+    assert "--profile gpu-pytorch --set llm_api.model=CHECKPOINT" in capsys.readouterr().err
 
 
 def test_the_public_model_is_the_same(pytorch: Server) -> None:
