@@ -16,7 +16,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.gpu")
 # Import names that differ from the distribution's.
-DISTRIBUTIONS = {"PIL": "pillow", "grpc": "tritonclient", "google": "tritonclient", "ml_dtypes": "ml-dtypes"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "grpc": "tritonclient",
+    "google": "tritonclient",
+    "botocore": "boto3",
+    "ml_dtypes": "ml-dtypes",
+}
 # Packages of the base image that must stay as they are, and those of the other target.
 IMAGE = {
     "numpy",
