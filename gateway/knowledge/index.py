@@ -47,8 +47,8 @@ class Index:
     def __init__(self, given: Sequence[Entry], model: Embedder | None = None) -> None:
         self._entries = list(given)
         texts = [_indexed(entry) for entry in given]
-        self._words = _Field(texts, terms.words)
-        self._names = _Field([_name(entry) for entry in given], terms.words)
+        self._words = _Field(texts, _exact)
+        self._names = _Field([_name(entry) for entry in given], _exact)
         self._spelling = Spelling(self._words.known)
         self._pieces = _Field(texts, terms.pieces)
         self._articles = np.array(_numbers([entry.article for entry in given]), np.int64)
@@ -87,6 +87,7 @@ class Index:
         lean = terms.asked(question)
         said = terms.words(lean) or terms.words(question)
         said += [near for word in said for near in self._spelling.nearest(word)]
+        said += terms.pairs(lean)
         scores = self._words.scores(said) + NAMES_WEIGHT * self._names.scores(said)
         scores += PIECES_WEIGHT * self._pieces.scores(terms.pieces(lean))
         if self._model is not None and self._vectors is not None:
@@ -143,6 +144,10 @@ def _name(entry: Entry) -> str:
 
 def _indexed(entry: Entry) -> str:
     return f"{_name(entry)}\n{entry.text}"
+
+
+def _exact(text: str) -> list[str]:
+    return [*terms.words(text), *terms.pairs(text)]
 
 
 def _numbers(articles: Sequence[Article]) -> list[int]:

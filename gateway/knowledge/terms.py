@@ -1,10 +1,11 @@
-"""Folded text -> the terms that are counted: character bigrams of Chinese, stems of Latin words, and a coarse field that
-survives typing errors. No dictionary, no model; knows nothing of documents.
+"""Folded text -> the terms that are counted: character bigrams of Chinese, stems and pairs of Latin words, and a coarse
+field that survives typing errors. No dictionary, no model; knows nothing of documents.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Final
 
 from gateway.knowledge.folding import fold
@@ -24,6 +25,7 @@ _COMMON_TEXT: Final = (
 )
 _COMMON: Final = frozenset(_COMMON_TEXT.split())
 _VOWEL: Final = re.compile(r"[aeiouy]")
+_BESIDE: Final = re.compile(r"[a-z0-9]+(?:[ \t]+[a-z0-9]+)+")
 
 
 def words(text: str) -> list[str]:
@@ -34,6 +36,22 @@ def words(text: str) -> list[str]:
             found += [run[at : at + 2] for at in range(len(run) - 1)] or [run]
         elif run not in _COMMON:
             found.append(stem(run))
+    return found
+
+
+def pairs(text: str) -> list[str]:
+    """Latin words side by side, for "turn on" is not "turn off", nor "log in" a "log": "turn it on" -> turn it.
+
+    Two common words together say nothing: every question has them.
+    """
+    found: list[str] = []
+    for run in _BESIDE.findall(_joined(text)):
+        said = run.split()
+        found += [
+            f"{stem(first)} {stem(second)}"
+            for first, second in pairwise(said)
+            if not (first in _COMMON and second in _COMMON)
+        ]
     return found
 
 
@@ -71,4 +89,8 @@ def stem(word: str) -> str:
 
 
 def _runs(text: str) -> list[str]:
-    return _RUN.findall(_JOINED.sub("", fold(text)))
+    return _RUN.findall(_joined(text))
+
+
+def _joined(text: str) -> str:
+    return _JOINED.sub("", fold(text))
