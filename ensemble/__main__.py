@@ -109,6 +109,10 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--tritonserver", type=Path, metavar="PATH", help="this tritonserver, not the one found"
     )
     parser.add_argument("--verbose", action="store_true", help="Triton's verbose log")
+    parser.add_argument(
+        "--trace-url", default="", metavar="URL",
+        help="OpenTelemetry collector (HTTP, usually port 4318) for spans of requests that bring a traceparent",
+    )  # fmt: skip
     _add_set(parser)
     parser.set_defaults(run=_serve)
 
@@ -183,6 +187,7 @@ def _serve(given: argparse.Namespace) -> int:
             ready_file=given.ready_file,
             ready_timeout_s=given.ready_timeout,
             verbose=given.verbose,
+            trace_url=given.trace_url,
         )
         return serve(config, settings, triton)
     except (MissingError, ValueError) as error:

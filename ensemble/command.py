@@ -35,6 +35,7 @@ class Settings:
         ready_file: JSON written when ready, removed at the end: pid, triton_pid, host and ports.
         ready_timeout_s: how long loading may take.
         verbose: Triton's verbose log.
+        trace_url: where spans go, an OpenTelemetry collector's HTTP address; "": none are made.
     """
 
     host: str
@@ -43,6 +44,7 @@ class Settings:
     ready_file: Path | None = None
     ready_timeout_s: float = 600.0
     verbose: bool = False
+    trace_url: str = ""
 
 
 def start_command(
@@ -106,7 +108,22 @@ def _options(
         # By the time Triton is told to exit, the requests are done: see `server`.
         f"--exit-timeout-secs={config.exit_timeout_s}",
         f"--log-verbose={int(settings.verbose)}",
+        *_traced(settings.trace_url),
         *_closed(),
+    ]
+
+
+def _traced(url: str) -> list[str]:
+    """Spans of every request that came with a `traceparent`, below the caller's, and of no other."""
+    if not url:
+        return []
+    return [
+        "--trace-config=mode=opentelemetry",
+        "--trace-config=level=TIMESTAMPS",
+        # Requests that bring a sampled context are always traced; the others never.
+        "--trace-config=rate=0",
+        f"--trace-config=opentelemetry,url={url.rstrip('/')}/v1/traces",
+        "--trace-config=opentelemetry,resource=service.name=qwen3-vl",
     ]
 
 

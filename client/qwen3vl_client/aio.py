@@ -60,6 +60,7 @@ class AsyncClient:
         timeout: Timeout | float | None = None,
         retries: int | None = None,
         request_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
         **options: Unpack[Options],
     ) -> Reply:
         """The whole answer; as `Client.chat`."""
@@ -70,6 +71,7 @@ class AsyncClient:
             timeout=timeout,
             retries=retries,
             request_id=request_id,
+            metadata=metadata,
             **options,
         ) as stream:
             return await stream.read()
@@ -83,6 +85,7 @@ class AsyncClient:
         timeout: Timeout | float | None = None,
         retries: int | None = None,
         request_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
         **options: Unpack[Options],
     ) -> AsyncChatStream:
         """The answer piece by piece; as `Client.stream`, an async context manager and an async iterator."""
@@ -94,7 +97,7 @@ class AsyncClient:
             self.timeout if timeout is None else Timeout.of(timeout),
             self.retry if retries is None else Retry(retries),
         )
-        return AsyncChatStream(self, request, generation)
+        return AsyncChatStream(self, request, generation, self._headers + wire.headers(metadata))
 
     async def ready(self) -> bool:
         """Whether the server and its model take requests now; False also when nobody answers."""
@@ -156,8 +159,11 @@ class _Connection:
 class AsyncChatStream:
     """An answer being written: iterate for chunks. For one task at a time, except `cancel`."""
 
-    def __init__(self, client: AsyncClient, request: Any, generation: Generation) -> None:
+    def __init__(
+        self, client: AsyncClient, request: Any, generation: Generation, headers: tuple[tuple[str, str], ...]
+    ) -> None:
         self._client, self._request, self._generation = client, request, generation
+        self._headers = headers
         self._connection: Any = None
         self._call: Any = None
         self._messages: AsyncIterator[Any] | None = None
@@ -254,7 +260,7 @@ class AsyncChatStream:
         self._connection = self._client._connected()
         await self._connect()
         seconds = wire.deadline(self._generation.total_limit().seconds)
-        self._call = self._connection.infer(self._request, timeout=seconds, metadata=self._client._headers)
+        self._call = self._connection.infer(self._request, timeout=seconds, metadata=self._headers)
         self._messages = aiter(self._call)
 
     async def _connect(self) -> None:
@@ -266,7 +272,7 @@ class AsyncChatStream:
             await self._connection.stub.ServerLive(
                 service_pb2.ServerLiveRequest(),
                 timeout=wire.deadline(limit.seconds),
-                metadata=self._client._headers,
+                metadata=self._headers,
             )
         except grpc.aio.AioRpcError as failure:
             error = self._generation.unanswered(failure.code().name, failure.details() or "", limit)

@@ -71,12 +71,13 @@ class Client:
         timeout: Timeout | float | None = None,
         retries: int | None = None,
         request_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
         **options: Unpack[Options],
     ) -> Reply:
         """The whole answer to a question or a chat (see `request.Messages`).
 
-        Media stand before a plain question. `timeout` and `retries` replace the client's own. Raises the
-        errors of `errors`, and OSError for an unreadable path.
+        Media stand before a plain question. `timeout` and `retries` replace the client's own; `metadata`
+        are further headers, such as `traceparent`. Raises the errors of `errors`, and OSError for an unreadable path.
         """
         with self.stream(
             messages,
@@ -85,6 +86,7 @@ class Client:
             timeout=timeout,
             retries=retries,
             request_id=request_id,
+            metadata=metadata,
             **options,
         ) as stream:
             return stream.read()
@@ -98,6 +100,7 @@ class Client:
         timeout: Timeout | float | None = None,
         retries: int | None = None,
         request_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
         **options: Unpack[Options],
     ) -> ChatStream:
         """The answer piece by piece; arguments as for `chat`.
@@ -113,7 +116,7 @@ class Client:
             self.timeout if timeout is None else Timeout.of(timeout),
             self.retry if retries is None else Retry(retries),
         )
-        return ChatStream(self, request, generation)
+        return ChatStream(self, request, generation, self._headers + wire.headers(metadata))
 
     def ready(self) -> bool:
         """Whether the server and its model take requests now; False also when nobody answers."""
@@ -168,8 +171,11 @@ class Client:
 class ChatStream:
     """An answer being written: iterate for chunks. Not for several threads at once, except `cancel`."""
 
-    def __init__(self, client: Client, request: Any, generation: Generation) -> None:
+    def __init__(
+        self, client: Client, request: Any, generation: Generation, headers: tuple[tuple[str, str], ...]
+    ) -> None:
         self._client, self._request, self._generation = client, request, generation
+        self._headers = headers
         self._call: Any = None
         self._watch: Watch | None = None
         self._left = threading.Event()
@@ -250,7 +256,7 @@ class ChatStream:
         self._generation.start_attempt()
         self._client._connect(self._generation)
         seconds = wire.deadline(self._generation.total_limit().seconds)
-        self._call = self._client._infer(self._request, timeout=seconds, metadata=self._client._headers)
+        self._call = self._client._infer(self._request, timeout=seconds, metadata=self._headers)
         if self._left.is_set():  # cancelled by another thread while there was no call to cancel
             self._call.cancel()
         return self._call, self._client._watchdog.add(self._call.cancel)

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from ensemble.errors import InvalidImage
 
+MAX_RATIO = 8
+"""Of the sides: rapidocr enlarges a picture until its short side is normal, which takes minutes for a thin strip."""
 MAX_SIDE = 2000
 """Larger pictures are read at this size; the boxes are those of the picture that came."""
 
@@ -46,6 +48,10 @@ class Reader:
         """Text of an RGB picture [H,W,3]; InvalidImage if it is none."""
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise InvalidImage("image", f"shape {list(image.shape)}", "[height, width, 3]")
+        if max(image.shape[:2]) > MAX_RATIO * min(image.shape[:2]):
+            raise InvalidImage(
+                "image", f"shape {list(image.shape)}", f"sides in a ratio of at most {MAX_RATIO}"
+            )
         # rapidocr takes the channels as OpenCV has them. All flags every time: one left out keeps its last value.
         found = self._engine(np.ascontiguousarray(image[..., ::-1]), use_det=True, use_cls=True, use_rec=True)
         if found.boxes is None or found.txts is None:

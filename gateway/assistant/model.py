@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import qwen3vl_client as client
 from tritonclient.grpc import aio as triton
 
+from gateway import telemetry
 from gateway.errors import GatewayError, InvalidInput, Unavailable
 from gateway.records import FinishReason, Media, Message, Sampling, Usage
 
@@ -82,6 +83,7 @@ class Model:
                 images=[item.data for item in media if item.kind == "image"],
                 videos=[item.data for item in media if item.kind == "video"],
                 request_id=request_id,
+                metadata=telemetry.inject(),
                 **_options(prompt),
             ) as stream:
                 async for chunk in stream:

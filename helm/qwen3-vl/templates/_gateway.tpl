@@ -47,6 +47,9 @@ dns:///{{ include "qwen3-vl.fullname" . }}-server-headless:8001
     "bootstrap_servers" (include "qwen3-vl.kafka.address" .)
     "drain_s" .Values.worker.drain.inFlightSeconds
     "worker_host" "0.0.0.0" "worker_port" 7861) -}}
+{{- with .Values.traces.endpoint -}}
+{{- $_ := set $config "telemetry" (dict "otlp_endpoint" .) -}}
+{{- end -}}
 {{- if .Values.kafka.security -}}
 {{- $_ := set $config.kafka "security" .Values.kafka.security -}}
 {{- end -}}

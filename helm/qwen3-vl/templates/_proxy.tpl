@@ -39,6 +39,12 @@ overload_manager:
     - name: envoy.overload_actions.stop_accepting_requests
       triggers:
         - {name: envoy.resource_monitors.fixed_heap, threshold: {value: 0.9}}
+# envoy_cluster_grpc_total{grpc_method="ModelStreamInfer"}, not a metric for each method; Envoy's own tag takes the service's
+# name to end at its first dot.
+stats_config:
+  stats_tags:
+    - tag_name: grpc_method
+      regex: '^cluster\.server\.grpc\.(?:inference\.GRPCInferenceService|grpc\.health\.v1\.Health)\.((\w+)\.)'
 # Whoever reaches it commands the proxy: the loopback only.
 admin:
   address: {socket_address: {address: 127.0.0.1, port_value: 9900}}

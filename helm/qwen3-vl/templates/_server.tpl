@@ -211,6 +211,9 @@ volumes:
 - --engines={{ include "qwen3-vl.engine.directory" . }}
 - --profile={{ .Values.server.profile }}
 - --host=0.0.0.0
+{{- with .Values.traces.endpoint }}
+- --trace-url={{ . }}
+{{- end }}
 - --ready-timeout={{ mul (int .Values.server.startup.maxMinutes) 60 }}
 {{ include "qwen3-vl.server.settings" . | trim }}
 {{- end -}}

@@ -130,6 +130,11 @@
 {{- $faults = append $faults (printf "%s.parentRefs: got nothing, allowed: at least one Gateway ({name: ...})" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- with .Values.traces.endpoint -}}
+{{- if not (regexMatch ":[0-9]+/?$" .) -}}
+{{- $faults = append $faults (printf "traces.endpoint: got %s, allowed: with a port, such as http://otel-collector.monitoring.svc:4318" .) -}}
+{{- end -}}
+{{- end -}}
 {{- range $name := list "exit_timeout_s" "engines" "engine_hash" -}}
 {{- if hasKey $.Values.server.settings $name -}}
 {{- $faults = append $faults (printf "server.settings.%s: not here; it follows from %s" $name (ternary "server.drain.inFlightSeconds" "engine" (eq $name "exit_timeout_s"))) -}}
