@@ -59,7 +59,15 @@ browser:
 	  $$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends chromium chromium-driver fonts-noto-cjk >/dev/null \
 	  || { echo "chromium is missing and could not be installed. As root: apt-get install chromium chromium-driver fonts-noto-cjk"; exit 1; }; }
 
-test: setup browser  ## all tests (about 12 minutes on two cores)
+# promtool and Prometheus, from the distribution, for the tests of alerts.
+prometheus:
+	@command -v promtool >/dev/null && command -v prometheus >/dev/null || { \
+	  echo "installing prometheus for the tests of alerts"; \
+	  sudo=""; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends prometheus >/dev/null \
+	  || { echo "prometheus is missing and could not be installed. As root: apt-get install prometheus"; exit 1; }; }
+
+test: setup browser prometheus  ## all tests (about 12 minutes on two cores)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 unit: setup  ## the tests without a server, seconds
@@ -78,4 +86,4 @@ lint: setup  ## ruff, mypy --strict, Dockerfiles, rendered files up to date
 clean:  ## remove engines and caches, keep .venv
 	rm -rf engines .run .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup engines demo serve dev browser test test-gpu unit lint clean
+.PHONY: help setup engines demo serve dev browser prometheus test test-gpu unit lint clean

@@ -112,6 +112,10 @@ def _server_arguments() -> argparse.ArgumentParser:
     group.add_argument("--server", default=default, metavar="HOST:PORT", help="default: %(default)s")
     group.add_argument("--tls", action="store_true", help="encrypt; the certificate must be trusted")
     group.add_argument("--ca", metavar="FILE", help="certificate authority (PEM) to trust; implies --tls")
+    group.add_argument(
+        "--cert", metavar="FILE", help="own certificate (PEM), where the server asks for one; implies --tls"
+    )
+    group.add_argument("--key", metavar="FILE", help="private key of --cert (PEM)")
     group.add_argument("--header", action="append", default=[], metavar="NAME=VALUE", help="gRPC header")
     group.add_argument("--retries", type=int, default=2, help="before the first token only (%(default)s)")
     for name, limit, text in (
@@ -149,9 +153,18 @@ def client_of(arguments: argparse.Namespace) -> Client:
             arguments.timeout,
         ),
         retries=arguments.retries,
-        tls=TLS(root_certificates=arguments.ca) if arguments.ca else arguments.tls,
+        tls=_tls(arguments),
         metadata=dict(header.split("=", 1) for header in arguments.header),
     )
+
+
+def _tls(arguments: argparse.Namespace) -> TLS | bool:
+    if bool(arguments.cert) != bool(arguments.key):
+        got = "--cert" if arguments.cert else "--key"
+        raise ValueError(f"--cert and --key: got {got} alone; allowed: both or none")
+    if arguments.ca or arguments.cert:
+        return TLS(arguments.ca, arguments.key, arguments.cert)
+    return bool(arguments.tls)
 
 
 def options_of(arguments: argparse.Namespace) -> Any:

@@ -12,6 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from gateway import page
 from gateway.api import (
+    backlog,
     catalogue,
     chat,
     conversations,
@@ -39,11 +40,15 @@ def create_app(parts: Parts, fetcher: Fetcher | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        forgetting = asyncio.create_task(retention.purging(parts), name="retention")
+        tasks = {
+            asyncio.create_task(retention.purging(parts), name="retention"),
+            asyncio.create_task(backlog.measuring(parts.store), name="backlog"),
+        }
         yield
         state.draining.set()
-        forgetting.cancel()
-        await asyncio.wait({forgetting})
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         await state.archive.close()
         await state.limits.close()
 

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import Counter, Histogram
 
 from gateway.api import failures, options, reply, tools
 from gateway.api.body import documented, read_chat
@@ -30,6 +31,15 @@ T = TypeVar("T")
 
 _FIRST_S: Final = 8.0
 """So long an error may still become an HTTP status; then the stream begins."""
+
+FIRST_TEXT: Final = Histogram(
+    "cs_first_text_seconds",
+    "From a question whose answer is streamed to the first text of the answer",
+    buckets=(0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 30, 60),
+)
+BROKEN: Final = Counter(
+    "cs_broken_answers_total", "Streamed answers that ended with an error of ours after status 200"
+)
 
 
 @dataclass(frozen=True)
@@ -127,15 +137,16 @@ async def _whole(state: State, chat: ChatIn, asker: Asker, attachments: Any) -> 
 async def _stream(
     state: State, chat: ChatIn, asker: Asker, attachments: Any, tenant: str
 ) -> AsyncGenerator[str]:
+    started_s = time.perf_counter()
     with state.limits.slot(tenant):
         exchange = Exchange(state, chat, await state.intake.question(chat, asker, attachments))
         asking = aclosing(state.parts.assistant.answer(exchange.question))
-        async with asking as events, aclosing(_chunks(exchange, events)) as chunks:
+        async with asking as events, aclosing(_chunks(exchange, events, started_s)) as chunks:
             async for text in chunks:
                 yield text
 
 
-async def _chunks(exchange: Exchange, events: AsyncGenerator[Event]) -> AsyncGenerator[str]:
+async def _chunks(exchange: Exchange, events: AsyncGenerator[Event], started_s: float) -> AsyncGenerator[str]:
     asked, include_usage = (
         exchange.question,
         bool(exchange.chat.stream_options and exchange.chat.stream_options.include_usage),
@@ -159,12 +170,16 @@ async def _chunks(exchange: Exchange, events: AsyncGenerator[Event]) -> AsyncGen
         if isinstance(one, Delta):
             text = held.push(one.text) if held else one.text
             if text:
+                if not shown:
+                    FIRST_TEXT.observe(time.perf_counter() - started_s)
                 shown += text
                 yield chunk({"content": text})
             continue
         answer = exchange.called(one)
         handoff = await exchange.state.archive.keep(asked, answer)
         if rest := answer.text[len(shown) :]:
+            if not shown:
+                FIRST_TEXT.observe(time.perf_counter() - started_s)
             yield chunk({"content": rest})
         for at, call in enumerate(json.loads(answer.tool_calls) if answer.tool_calls else ()):
             yield chunk({"tool_calls": [{"index": at, **call}]})
@@ -198,9 +213,11 @@ async def _told(coming: asyncio.Future[str], kept: AsyncGenerator[str]) -> Async
         async for text in kept:
             yield text
     except GatewayError as error:
+        BROKEN.inc(error.status >= 500)
         yield event({"error": {**failures.body(error)["error"], "status": error.status}})
     except Exception:
         _log.exception("an answer broke off")
+        BROKEN.inc()
         fault = GatewayError("internal error; the request id names it in the log")
         yield event({"error": {**failures.body(fault)["error"], "status": fault.status}})
     finally:

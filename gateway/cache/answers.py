@@ -53,6 +53,8 @@ _RELEASE: Final = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call(
 _FORGET: Final = _RELEASE  # what cannot be read goes, unless somebody has written anew
 
 COUNTED: Final = Counter("gateway_answer_cache", "Questions by what the answer cache did", ["outcome"])
+for _outcome in ("hit", "waited", "miss", "alone", "away", "error"):
+    COUNTED.labels(_outcome)  # there from the start: an increase is seen only from a number to a larger one
 
 T = TypeVar("T")
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from gateway import settings
 from gateway.errors import InvalidInput, TooLarge
@@ -15,9 +18,10 @@ from gateway.guard import places, private, quality, video
 from gateway.guard.hiding import hidden
 from gateway.guard.kind import ALLOWED, VIDEOS, Form, sniff
 from gateway.guard.letterbox import Letterbox
-from gateway.guard.ocr import Ocr
+from gateway.guard.ocr import Line, Ocr
 from gateway.guard.picture import Picture, Pixels, open_picture
 from gateway.guard.places import Polygon
+from gateway.guard.tiles import tiles
 from gateway.records import Media, Received
 
 _LOOKS = 3
@@ -79,13 +83,11 @@ class Guard:
         )
         found: list[tuple[float, list[Polygon]]] = []
         worst = 1.0
-        frames = video.samples(data)
+        frames = video.samples(recording)
         while (sample := await asyncio.to_thread(next, frames, None)) is not None:
             at_s, pixels = sample
             found.append((at_s, await self._found(pixels)))
             worst = min(worst, (await asyncio.to_thread(quality.measure, pixels)).score)
-        if not found:
-            raise InvalidInput(field, "a recording without a readable frame", "a whole MP4, MOV or WebM file")
         masked = sum(len(of) for _, of in found)
 
         def change(at_s: float, pixels: Pixels) -> Pixels:
@@ -93,7 +95,7 @@ class Guard:
             near = [place for seen_s, of in found if abs(seen_s - at_s) <= video.SAMPLE_S for place in of]
             return hidden(pixels, near)
 
-        clean = await asyncio.to_thread(video.rewritten, data, change if masked else None)
+        clean = await asyncio.to_thread(video.rewritten, recording, change if masked else None)
         digest = hashlib.sha256(clean).hexdigest()
         return Media("video", clean, "video/mp4", digest, recording.width, recording.height, worst, masked)
 
@@ -101,16 +103,35 @@ class Guard:
         """Private places of a picture: looked for again once they are hidden, and in a clearer copy of a dark one."""
         if self._ocr is None:
             return []
-        found = places.find(await self._ocr.read(pixels))
+        found = places.find(await _lines(self._ocr, pixels))
         dark = await asyncio.to_thread(quality.measure, pixels)
         if dark.score < 1.0:
             clearer = await asyncio.to_thread(quality.enhanced, pixels)
-            found += places.find(await self._ocr.read(clearer))
+            found += places.find(await _lines(self._ocr, clearer))
         for _ in range(_LOOKS - 1):
             if not found:
                 break
-            more = places.find(await self._ocr.read(await asyncio.to_thread(hidden, pixels, found)))
+            covered = await asyncio.to_thread(hidden, pixels, found)
+            more = places.find(await _lines(self._ocr, covered))
             if not more:
                 break
             found += more
         return found
+
+
+async def _lines(ocr: Ocr, pixels: Pixels) -> list[Line]:
+    """All lines of a picture. One that two tiles show counts once: twice in a row it would be a longer number."""
+    height, width, _ = pixels.shape
+    lines: list[Line] = []
+    for tile in tiles(width, height):
+        shown = await asyncio.to_thread(tile.cut, pixels)
+        for line in await ocr.read(shown):
+            placed = replace(line, box=tile.back(line.box))
+            if not any(_same(placed, other) for other in lines):
+                lines.append(placed)
+    return lines
+
+
+def _same(one: Line, other: Line) -> bool:
+    apart = float(np.linalg.norm(one.box.mean(axis=0) - other.box.mean(axis=0)))
+    return one.text == other.text and apart < float(np.linalg.norm(one.box[3] - one.box[0])) / 2

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 
 _EXIF_ORIENTATION: Final = 0x0112
 _JPEG_QUALITY: Final = 95
-_MAX_ASPECT: Final = 200
+_MAX_ASPECT: Final = 50  # a screenshot of a very long page; the OCR reads it in that many pieces at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +81,14 @@ def open_picture(data: bytes, form: Form, field: str, max_pixels: int) -> Pictur
         SyntaxError,
         ValueError,
         EOFError,
+        struct.error,
+        zlib.error,
     ) as error:
         raise InvalidInput(
             field, f"a broken {form.upper()} file", "a whole picture; save it again and send that"
         ) from error
-    if not turned and upright.mode in ("RGB", "L"):
+    # What a transparent colour covers is in the file, but was not looked at.
+    if not turned and upright.mode in ("RGB", "L") and "transparency" not in upright.info:
         try:
             if form == "jpeg":
                 return Picture(stripped_jpeg(data), form, pixels)

@@ -23,7 +23,9 @@ _READ_AS: Final = str.maketrans({
     "O": "0", "o": "0", "D": "0", "Q": "0", "〇": "0", "I": "1", "l": "1", "|": "1", "i": "1", "!": "1",
     "Z": "2", "z": "2", "S": "5", "s": "5", "G": "6", "b": "6", "B": "8", "g": "9", "q": "9",
 })  # fmt: skip
-_RUN: Final = re.compile(r"[0-9](?:[^0-9A-Za-z一-鿿]{0,3}[0-9Xx])*")
+# Whatever an OCR makes of a gap, but not what stands in times and prices.
+_RUN: Final = re.compile(r"[0-9](?:[^0-9A-Za-z一-鿿:：/%¥￥$€£]{0,3}[0-9Xx])*")
+_DOTTED: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,5}){3}")  # an IP address, the version of a system
 _LONG: Final = 12
 """So many digits are a card's or an identity number's, with some dropped by the OCR."""
 _PHONE: Final = re.compile(r"1[3-9][0-9]{9}$")
@@ -71,6 +73,8 @@ def _runs(text: str) -> Iterator[str]:
 
 def _private(run: str) -> bool:
     digits = "".join(character for character in run if character.isdecimal() or character in "Xx")
+    if (len(digits) <= _LONG and _DOTTED.fullmatch(run)) or private.is_dates(run):
+        return False
     return len(digits) >= _LONG or bool(_PHONE.search(digits))
 
 

@@ -2,8 +2,8 @@
 
 A number that has the shape is masked whether or not its check digit is right: a customer mistypes, an OCR misreads, and
 either is no reason to store the rest. The check digit only decides what the place is called. So any number of 15 to 19
-digits is masked, a serial or an order number among them; shorter ones (codes, prices, dates, order numbers up to 14
-digits) stay. Numbers written in words ("幺三八...") are not found.
+digits is masked, a serial or an order number among them; shorter ones (codes, prices, order numbers up to 14 digits) and
+dates stay. Numbers written in words ("幺三八...") are not found.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from typing import Final, Literal
 
 Kind = Literal["ID", "CARD", "PHONE", "EMAIL", "NUMBER"]
 
-_GAP: Final = r"[ \t\u00a0.\-\u2010-\u2015]{0,2}"
-_EMAIL: Final = re.compile(r"[A-Za-z0-9._%+\-]+@[A-Za-z0-9\-]+(?:\.[A-Za-z0-9\-]+)+")
-_LONG: Final = re.compile(rf"(?<![0-9])[0-9](?:{_GAP}[0-9]){{13,17}}(?:{_GAP}[0-9Xx])(?![0-9A-Za-z])")
+# Spaces and dashes of all widths, and what cannot be seen but is copied along.
+_GAP: Final = r"[ \t\u00a0\u00ad._\-\u2000-\u2015\u202f\u2060\ufeff]{0,2}"
+_EMAIL: Final = re.compile(r"(?<![A-Za-z0-9._%+\-])[A-Za-z0-9._%+\-]+@[A-Za-z0-9\-]+(?:\.[A-Za-z0-9\-]+)+")
+_LONG: Final = re.compile(rf"(?<![0-9])[0-9](?:{_GAP}[0-9]){{13,17}}{_GAP}(?:[0-9](?![0-9])|[Xx])")
 _MOBILE: Final = re.compile(rf"(?<![0-9])(?:(?:\+|00)?86{_GAP})?1[3-9](?:{_GAP}[0-9]){{9}}(?![0-9])")
 _ABROAD: Final = re.compile(rf"\+[1-9](?:{_GAP}[0-9]){{7,13}}(?![0-9])")
 _LANDLINE: Final = re.compile(r"(?<![0-9])\(?0[1-9][0-9]{1,2}\)?[ \-][2-9][0-9]{6,7}(?![0-9])")
+_DATE: Final = r"(?:19|20)[0-9]{2}[.\-/][01]?[0-9][.\-/][0-3]?[0-9]"
+_DATES: Final = re.compile(rf"{_DATE}(?:[ .\-\u2010-\u2015]+{_DATE})+")
 _ORDER: Final = (_EMAIL, _LONG, _MOBILE, _ABROAD, _LANDLINE)
 
 # Full-width forms are one character each, as what they stand for: positions do not move.
@@ -60,12 +63,17 @@ def mask(text: str) -> Masked:
 def find(text: str) -> list[Span]:
     """Private places, in order, none overlapping."""
     narrow = text.translate(_NARROW)
-    taken: list[Span] = []
+    spans: list[Span] = []
+    taken = bytearray(len(narrow))
     for pattern in _ORDER:
         for found in pattern.finditer(narrow):
-            if all(found.end() <= span.start or found.start() >= span.stop for span in taken):
-                taken.append(_span(pattern, found))
-    return sorted(taken, key=lambda span: span.start)
+            if pattern is _LONG and is_dates(found.group()):
+                continue
+            if not any(taken[found.start() : found.end()]):
+                span = _span(pattern, found)
+                taken[span.start : span.stop] = b"\1" * (span.stop - span.start)
+                spans.append(span)
+    return sorted(spans, key=lambda span: span.start)
 
 
 def _span(pattern: re.Pattern[str], found: re.Match[str]) -> Span:
@@ -78,6 +86,11 @@ def _span(pattern: re.Pattern[str], found: re.Match[str]) -> Span:
     if len(digits) == 18 and (is_id(digits) or digits[-1] == "X"):
         return Span(start, stop, "ID", is_id(digits))
     return Span(start, stop, "CARD" if is_card(digits) else "NUMBER", is_card(digits))
+
+
+def is_dates(text: str) -> bool:
+    """Whether a run of digits is nothing but dates, "2025.01.31-2027.01.31": a warranty's, not a card's."""
+    return _DATES.fullmatch(text) is not None
 
 
 def is_id(number: str) -> bool:

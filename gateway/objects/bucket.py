@@ -52,6 +52,9 @@ class Bucket:
             for item in page.get("Contents", ()):
                 yield item["Key"].removeprefix(self._prefix), item["LastModified"].timestamp()
 
+    def tidy(self, before_s: float) -> None:
+        """See Backend. A bucket has whole objects only."""
+
 
 class _Told:
     """Botocore's errors as ours."""

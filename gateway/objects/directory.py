@@ -66,6 +66,17 @@ class Directory:
                 raise Unavailable("media cannot be listed") from error
             yield f"{file.parent.parent.name}/{file.name}", at_s
 
+    def tidy(self, before_s: float) -> None:
+        """See Backend."""
+        for file in self._root.glob(f"*/*/*{_PART}"):
+            try:
+                if file.stat().st_mtime < before_s:
+                    file.unlink(missing_ok=True)
+            except FileNotFoundError:  # its writer ended well
+                continue
+            except OSError as error:
+                raise Unavailable("media cannot be deleted") from error
+
     def _file(self, name: str) -> Path:
         tenant, _, object_id = name.partition("/")
         return self._root / tenant / object_id[:2] / object_id

@@ -18,6 +18,7 @@ from gateway.errors import NotFound
 from gateway.records import Media, MediaRef
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
+_NAME: Final = re.compile(r"[0-9a-f]{32}/[0-9a-f]{32}")
 
 
 class Backend(Protocol):
@@ -34,6 +35,9 @@ class Backend(Protocol):
 
     def names(self) -> Iterator[tuple[str, float]]:
         """All names, with the time at which each was stored; Unavailable."""
+
+    def tidy(self, before_s: float) -> None:
+        """Delete what writers that died before that time left half written; Unavailable."""
 
 
 class Objects:
@@ -79,17 +83,33 @@ class Objects:
         await asyncio.to_thread(self._backend.delete, _name(tenant, object_id))
 
     def stored(self) -> Iterator[tuple[str, str, float]]:
-        """(tenant's name here, object id, time stored) of all objects, for whoever looks for leaked ones; Unavailable."""
+        """(tenant's name here, object id, time stored) of all objects, for whoever looks for leaked ones; Unavailable.
+
+        What has another form of name is not ours, and is left out.
+        """
         for name, at_s in self._backend.names():
-            tenant, _, object_id = name.partition("/")
-            yield tenant, object_id, at_s
+            if _NAME.fullmatch(name):
+                tenant, _, object_id = name.partition("/")
+                yield tenant, object_id, at_s
+
+    async def drop(self, name_here: str, object_id: str) -> None:
+        """Delete what `stored` gave; no error when it is gone already, Unavailable when that is not possible now."""
+        await asyncio.to_thread(self._backend.delete, f"{name_here}/{object_id}")
+
+    async def tidy(self, before_s: float) -> None:
+        """Delete what writers that died before that time left half written; Unavailable."""
+        await asyncio.to_thread(self._backend.tidy, before_s)
+
+
+def name_here(tenant: str) -> str:
+    """What the object store calls a tenant: its name may hold anything, a digest is safe as a directory."""
+    return hashlib.sha256(tenant.encode()).hexdigest()[:32]
 
 
 def _name(tenant: str, object_id: str) -> str:
-    # A tenant's name may hold anything; its digest is safe as a directory. An id may come from a queue: no "../" in it.
-    if not _ID.fullmatch(object_id):
+    if not _ID.fullmatch(object_id):  # it may come from a queue: no "../" in it
         raise NotFound("there is no such object")
-    return f"{hashlib.sha256(tenant.encode()).hexdigest()[:32]}/{object_id}"
+    return f"{name_here(tenant)}/{object_id}"
 
 
 def _backend(url: str, s3_endpoint: str) -> Backend:

@@ -5,7 +5,7 @@ It knows references and their owners (a ticket, an answer, a hand-off), and no b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, delete, insert, select
@@ -43,14 +43,21 @@ def forget(connection: Connection, condition: Any) -> list[tuple[str, MediaRef]]
     query = select(MEDIA.c.tenant, MEDIA.c.object_id, MEDIA.c.record).where(condition)
     going = {(row.tenant, row.object_id): row.record for row in connection.execute(query)}
     connection.execute(delete(MEDIA).where(condition))
-    ids = sorted({object_id for _, object_id in going})
-    for start in range(0, len(ids), _AT_ONCE):
-        left = select(MEDIA.c.tenant, MEDIA.c.object_id).where(
-            MEDIA.c.object_id.in_(ids[start : start + _AT_ONCE])
-        )
-        for row in connection.execute(left):
-            going.pop((row.tenant, row.object_id), None)
+    for left in referenced(connection, {object_id for _, object_id in going}):
+        going.pop(left, None)
     return [(tenant, decode(MediaRef, record)) for (tenant, _), record in going.items()]
+
+
+def referenced(connection: Connection, ids: Collection[str]) -> set[tuple[str, str]]:
+    """(tenant, object id) of those of these objects that any row refers to."""
+    found: set[tuple[str, str]] = set()
+    wanted = sorted(ids)
+    for start in range(0, len(wanted), _AT_ONCE):
+        query = select(MEDIA.c.tenant, MEDIA.c.object_id).where(
+            MEDIA.c.object_id.in_(wanted[start : start + _AT_ONCE])
+        )
+        found.update((row.tenant, row.object_id) for row in connection.execute(query))
+    return found
 
 
 def find(connection: Connection, tenant: str, object_id: str) -> MediaRef | None:

@@ -1,7 +1,7 @@
 """What must not be lost: tickets, answers, feedback, hand-offs. Safe from many threads and processes at once.
 
 It knows records and tables. It does not know queues, HTTP or media; it gives back the references of media whose rows it
-deletes. Every query names the tenant, but for those of the worker, which has the ticket's id from the queue.
+deletes. Every query names the tenant, but for those of the worker, which has the ticket's id from the queue, and for counts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, exists, insert, or_, select, update
@@ -24,7 +24,8 @@ from gateway.records import (
     Ticket,
     TicketState,
 )
-from gateway.store import media
+from gateway.store import backlog, media
+from gateway.store.backlog import Backlog
 from gateway.store.codec import NotDecodable, decode, encode
 from gateway.store.database import Database, insert_new
 from gateway.store.handoffs import Handoffs
@@ -54,6 +55,11 @@ class Store(Handoffs):
     def ready(self) -> bool:
         """Whether the database answers."""
         return self._database.ready()
+
+    def backlog(self) -> Backlog:
+        """What waits, over all tenants."""
+        with self._database.read() as connection:
+            return backlog.count(connection, _UNFINISHED, time.time())
 
     # Tickets
 
@@ -231,6 +237,11 @@ class Store(Handoffs):
         if not rows:
             raise NotFound(f"there is no conversation {conversation_id!r}")
         return gone
+
+    def referenced(self, object_ids: Collection[str]) -> set[tuple[str, str]]:
+        """(tenant, object id) of those of these objects that any row refers to."""
+        with self._read() as connection:
+            return media.referenced(connection, object_ids)
 
     def media(self, tenant: str, object_id: str) -> MediaRef | None:
         """What this tenant's tickets, answers and hand-offs say about an object; None if none of them has it."""

@@ -38,13 +38,14 @@ _COVERED: Final = 0.8
 _NEIGHBOURS: Final = 6
 
 
-class _Local:
+class Local:
     """The OCR in this process, in place of a connection to Triton."""
 
     def __init__(self) -> None:
         self._reader = Reader(threads=1)
 
     async def read(self, image: npt.NDArray[np.uint8]) -> list[Line]:
+        """The lines of a picture, as the model `ocr` gives them."""
         found = self._reader.read(image)
         return [
             Line(box, text, float(score))
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
 
 async def measure(seed: int, count: int) -> dict[str, Any]:
     """The figures of DEFINITIONS for so many cards."""
-    ocr: Any = _Local()
+    ocr: Any = Local()
     guard = Guard(Media(enhance=False), ocr)
     masked = total = read = 0
     missed: list[int] = []

@@ -27,7 +27,9 @@ dns:///{{ include "qwen3-vl.fullname" . }}-server-headless:8001
 
 {{/* Answers may take triton.timeout_s; the gateway waits for its streams for 130 s (gateway/api/serve.py). */}}
 {{- define "qwen3-vl.gateway.graceSeconds" -}}
-{{- add (int .Values.gateway.drain.unreadySeconds) 130 10 -}}
+{{- $own := add (int .Values.gateway.drain.unreadySeconds) 130 10 -}}
+{{- /* A worker beside it ends with the pod. */ -}}
+{{- ternary (max $own (int (include "qwen3-vl.worker.graceSeconds" .))) $own (ne (include "qwen3-vl.gateway.sidecar" .) "") -}}
 {{- end -}}
 
 {{- define "qwen3-vl.worker.graceSeconds" -}}

@@ -185,8 +185,8 @@ virtual_hosts:
         - name: envoy.retry_host_predicates.previous_hosts
           typed_config:
             "@type": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate
-      # The dead server has the fewest requests: few draws would find nothing else.
-      host_selection_retry_max_attempts: 20
+      # A dead server has the fewest requests: most draws find it again, and drawing costs next to nothing.
+      host_selection_retry_max_attempts: 200
     routes:
       {{- range $service, $calls := include "qwen3-vl.proxy.calls" . | fromYaml }}
       {{- range $calls }}
@@ -247,15 +247,15 @@ access_log:
           - endpoint:
               address:
                 socket_address: {address: {{ include "qwen3-vl.fullname" . }}-server-headless, port_value: 8001}
-  # Answers last from a second to minutes: the count of those that run is the load. Not FULL_SCAN: it would offer
-  # a retry the dead server, which has none, again and again.
+  # Answers last from a second to minutes: the count of those that run is the load. Five draws, as two would let a quarter
+  # of the requests pass an idle one of two servers; no FULL_SCAN, which offers a retry nothing but the dead server.
   load_balancing_policy:
     policies:
       - typed_extension_config:
           name: envoy.load_balancing_policies.least_request
           typed_config:
             "@type": type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest
-            choice_count: 2
+            choice_count: 5
   # Never to servers that are known to be dead, however many they are.
   common_lb_config: {healthy_panic_threshold: {value: 0}}
   health_checks:

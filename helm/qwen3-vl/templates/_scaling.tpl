@@ -26,9 +26,12 @@ sum(qwen3vl_waiting_sequences{ {{- $labels -}} }) or vector(0)
 {{- end -}}
 {{- end -}}
 
-{{/* Requests that reach the proxy: the only sign of life while no server runs. */}}
+{{/* Questions that reach the proxy: the only sign of life while no server runs. Not the polls of readiness probes. The client asks
+ServerLive before a question. The second half counts a series that has just appeared, whose increase() is 0. */}}
 {{- define "qwen3-vl.scaling.arrivals" -}}
-sum(increase(envoy_http_downstream_rq_total{envoy_http_conn_manager_prefix="model",{{ include "qwen3-vl.scaling.labels" . }}}[2m])) or vector(0)
+{{- $labels := include "qwen3-vl.scaling.labels" . -}}
+{{- $calls := printf "grpc_method=~\"ServerLive|ModelInfer|ModelStreamInfer\",%s" $labels -}}
+(sum(increase(envoy_cluster_grpc_total{ {{- $calls -}} }[2m])) or vector(0)) + (sum(envoy_cluster_grpc_total{ {{- $calls -}} } unless envoy_cluster_grpc_total{ {{- $labels -}} } offset 2m) or vector(0))
 {{- end -}}
 
 {{- define "qwen3-vl.scaling.target" -}}

@@ -6,7 +6,7 @@ from build_engine.manifest import Manifest
 from ensemble.adapters import Adapters
 from ensemble.contract import ENTRY, contract
 from ensemble.draining import is_draining
-from ensemble.gauges import DRAINING, IN_FLIGHT, Gauges
+from ensemble.gauges import DRAINING, IN_FLIGHT, Gauges, outcome_numbers
 from ensemble.loopback import Loopback
 from ensemble.postprocessing.detokenizer import Vocabulary
 from ensemble.postprocessing.frontend import Frontend
@@ -36,7 +36,8 @@ class TritonPythonModel:
         if draining:
             self.frontend.drain()
         # In this order: whoever sees DRAINING = 1 sees a number of requests that can only fall.
-        return {IN_FLIGHT: self.frontend.inflight, DRAINING: float(draining)}
+        now = {IN_FLIGHT: self.frontend.inflight, DRAINING: float(draining)}
+        return now | outcome_numbers(self.frontend.outcomes)
 
     def finalize(self):
         self.frontend.close()

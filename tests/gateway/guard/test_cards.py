@@ -56,7 +56,21 @@ def test_a_line_with_a_private_number_is_found(texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["错误代码 4071", "BANK OF THE NORTH", "VALID 10/29", "2023-12-01", "17%", "", "iPhone 15 Pro"]
+    "text",
+    [
+        "错误代码 4071",
+        "BANK OF THE NORTH",
+        "VALID 10/29",
+        "2023-12-01",
+        "17%",
+        "",
+        "iPhone 15 Pro",
+        "2023-12-01 12:30:45",
+        "10.0.19045.3693",
+        "192.168.100.101",
+        "¥1299.00 ¥1399.00",
+        "2025.01.31-2027.01.31",
+    ],
 )
 def test_other_lines_stay(text: str) -> None:
     assert find([line(text)]) == []

@@ -8,6 +8,7 @@ import struct
 import zlib
 from fractions import Fraction
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import av
@@ -18,8 +19,10 @@ from PIL.TiffImagePlugin import IFDRational
 
 from gateway.errors import InvalidInput, TooLarge, Unavailable
 from gateway.guard import Guard, quality
+from gateway.guard.kind import VIDEOS, sniff
 from gateway.guard.letterbox import Letterbox
 from gateway.guard.ocr import Line, Ocr
+from gateway.guard.picture import open_picture
 from gateway.records import Media, Received
 from gateway.settings import Media as Limits
 
@@ -176,7 +179,67 @@ def test_quality_falls_with_light_and_sharpness() -> None:
     assert quality.measure((good * 0.1).astype(np.uint8)).score < 0.5
 
 
-def recording(seconds: float = 2.0, size: tuple[int, int] = (160, 120), text: bool = False) -> bytes:
+def test_a_second_picture_behind_the_first_is_gone() -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "SECRET-CAMERA"
+    data = encoded("JPEG")
+    assert taken(data + encoded("JPEG", exif=exif)).data == data
+
+
+@pytest.mark.parametrize(
+    "segment", [b"\xff\xe2%sMPF\0SECRET", b"\xff\xe0%sJFXX\0SECRET", b"\xff\xeb%sSECRET"]
+)
+def test_only_segments_that_draw_stay(segment: bytes) -> None:
+    length = struct.pack(">H", len(segment) - 2)
+    data = encoded("JPEG", progressive=True)
+    assert taken(data[:20] + segment.replace(b"%s", length) + data[20:]).data == data
+
+
+def test_what_a_transparent_colour_covers_is_gone() -> None:
+    image = Image.new("RGB", (64, 48), "white")
+    image.paste((1, 2, 3), (10, 10, 30, 20))
+    file = io.BytesIO()
+    image.save(file, "PNG", transparency=(1, 2, 3))
+    assert (pixels(taken(file.getvalue()).data) == 255).all()
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
+def test_stills_in_a_film_container_are_refused_with_what_to_do(brand: bytes) -> None:
+    with pytest.raises(InvalidInput, match="save as JPEG"):
+        taken(b"\x00\x00\x00\x18ftyp" + brand + bytes(40))
+
+
+def test_damaged_files_are_the_callers_fault_and_what_comes_out_is_what_was_looked_at() -> None:
+    dice = Random(5)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "camera"
+    files = [
+        encoded("JPEG", exif=exif),
+        encoded("JPEG", progressive=True),
+        *(encoded(form) for form in ("PNG", "WEBP", "GIF", "BMP")),
+    ]
+    opened = 0
+    for _ in range(600):
+        data = bytearray(dice.choice(files))
+        for _ in range(dice.randint(1, 4)):
+            data[dice.randrange(dice.choice((80, 400, len(data))))] = dice.choice(
+                (0, 255, dice.randrange(256))
+            )
+        form = sniff(bytes(data))
+        if form is None or form in VIDEOS:
+            continue
+        try:
+            picture = open_picture(bytes(data), form, "image", 1_000_000)
+        except InvalidInput:
+            continue
+        opened += 1
+        np.testing.assert_array_equal(pixels(picture.data), picture.pixels)
+    assert opened > 50
+
+
+def recording(
+    seconds: float = 2.0, size: tuple[int, int] = (160, 120), text: bool = False, steady: bool = True
+) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         container.metadata["comment"] = "SECRET-PLACE"
@@ -186,7 +249,8 @@ def recording(seconds: float = 2.0, size: tuple[int, int] = (160, 120), text: bo
             frame = np.full((size[1], size[0], 3), 40 + number, np.uint8)
             frame[40:60, 20 : 140 : 7 if text else 200] = 250
             made = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            made.pts = number
+            made.pts = number if steady else number * number
+            made.time_base = Fraction(1, 10)
             container.mux(stream.encode(made))
         container.mux(stream.encode())
     return file.getvalue()
@@ -198,6 +262,62 @@ def test_a_recording_loses_its_metadata_and_keeps_its_length() -> None:
     assert b"SECRET" not in media.data
     with av.open(io.BytesIO(media.data)) as container:
         assert sum(1 for _ in container.decode(video=0)) == 20
+
+
+def times(data: bytes) -> list[float]:
+    with av.open(io.BytesIO(data)) as container:
+        return [round(float(frame.time), 2) for frame in container.decode(video=0)]
+
+
+def test_frames_without_a_steady_rate_stay_at_their_times() -> None:
+    data = recording(1.0, steady=False)
+    assert times(data)[-1] == pytest.approx(8.1)
+    assert times(taken(data).data) == times(data)
+
+
+def test_a_recording_of_a_telephone_held_upright_is_turned() -> None:
+    data = recording(text=True)
+    as_is = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 0x40000000)
+    turned = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 0x40000000)
+    at = data.index(as_is, data.index(b"tkhd"))
+    media = taken(data[:at] + turned + data[at + 36 :])
+    assert (media.width, media.height) == (120, 160)
+    with av.open(io.BytesIO(media.data)) as container:
+        first = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    # Light strokes in rows 40 to 60 of what lies: a quarter turn to the right, and they are columns 60 to 80.
+    assert first.shape == (160, 120, 3)
+    assert first[20:140, 70].std() > 20 > first[20:140, 30].std()
+
+
+class Stream(io.RawIOBase):
+    """Cannot go back, so that no length can be written into the header afterwards: what browsers record."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, more: Any) -> int:
+        self.data += bytes(more)
+        return len(more)
+
+
+def test_a_header_without_a_length_hides_no_length() -> None:
+    file = Stream()
+    with av.open(file, "w", format="webm", options={"live": "1"}) as container:
+        stream: Any = container.add_stream("libvpx", rate=Fraction(10))
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for number in range(40):
+            made = av.VideoFrame.from_ndarray(np.full((120, 160, 3), number, np.uint8), format="rgb24")
+            made.pts, made.time_base = number, Fraction(1, 10)
+            container.mux(stream.encode(made))
+        container.mux(stream.encode())
+    with av.open(io.BytesIO(file.data)) as container:
+        assert container.duration is None
+    assert len(times(taken(file.data).data)) == 40
+    with pytest.raises(TooLarge, match="at most 2 s"):
+        taken(file.data, Limits(mask=False, max_video_s=2))
 
 
 def test_a_long_or_large_recording_is_refused() -> None:
