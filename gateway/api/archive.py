@@ -79,8 +79,12 @@ class Archive:
             created_s=time.time(),
             media=asked.media,
         )
-        opened = await asyncio.to_thread(self._parts.store.open_handoff, new)
-        if opened.handoff_id == new.handoff_id:
+        store = self._parts.store
+        opened = await asyncio.to_thread(store.open_handoff, new)
+        gone = await asyncio.to_thread(store.still_forgotten, asked.tenant, asked.conversation_id)
+        for tenant, item in gone or ():
+            await self._parts.objects.delete(tenant, item.object_id)
+        if gone is None and opened.handoff_id == new.handoff_id:
             self._publish(opened)
         return opened
 

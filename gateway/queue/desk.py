@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from gateway import telemetry
@@ -165,8 +166,13 @@ class Desk:
         """
         if ticket.answer is not None and ticket.answer.handoff:
             wanted = _handoff(ticket.question, ticket.answer)
-            opened = await self._stored(lambda: self._parts.store.open_handoff(wanted))
-            await self._persist(lambda: self._tickets.publish(opened))
+            store, objects = self._parts.store, self._parts.objects
+            opened = await self._stored(lambda: store.open_handoff(wanted))
+            gone = await self._stored(lambda: store.still_forgotten(wanted.tenant, wanted.conversation_id))
+            for tenant, item in gone or ():
+                await self._persist(partial(objects.delete, tenant, item.object_id))
+            if gone is None:
+                await self._persist(lambda: self._tickets.publish(opened))
         await self._persist(lambda: self._tickets.replied(ticket))
 
     async def _bury(

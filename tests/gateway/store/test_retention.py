@@ -97,3 +97,18 @@ def test_looking_for_a_medium_and_forgetting_do_not_read_all_rows(store: Store) 
         assert len(store.forget("shop", f"c{number}")) == 1
     each_ms = (time.perf_counter() - start_s) * 1000 / 50
     assert each_ms < 100
+
+
+def test_what_comes_into_a_conversation_that_is_being_deleted_goes_too(store: Store) -> None:
+    """A hand-off is written after its answer; the customer may have the conversation deleted in between."""
+    made(store, NEW_S, "r1", A, conversation_id="c")
+    assert store.still_forgotten("shop", "c") is None
+    assert store.forget("shop", "c") == [("shop", A)]
+    store.open_handoff(handed("h1", "r1", A, B, conversation_id="c"))
+    gone = store.still_forgotten("shop", "c")
+    assert gone is not None
+    assert set(gone) == {("shop", A), ("shop", B)}
+    assert store.handoffs("shop") == []
+    assert store.media("shop", A.object_id) is None
+    assert store.still_forgotten("shop", "c") == []
+    assert store.still_forgotten("shop", "") is None
