@@ -67,7 +67,7 @@ prometheus:
 	  $$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends prometheus >/dev/null \
 	  || { echo "prometheus is missing and could not be installed. As root: apt-get install prometheus"; exit 1; }; }
 
-test: setup browser prometheus  ## all tests (about 12 minutes on two cores)
+test: setup browser prometheus  ## all tests (about 16 minutes on two cores)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 unit: setup  ## the tests without a server, seconds
@@ -80,7 +80,7 @@ lint: setup  ## ruff, mypy --strict, Dockerfiles, rendered files up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/hadolint docker/Dockerfile.cpu docker/Dockerfile.gpu
+	$(BIN)/hadolint docker/Dockerfile.cpu docker/Dockerfile.gateway docker/Dockerfile.gpu
 	$(BIN)/python -m ensemble check
 
 clean:  ## remove engines and caches, keep .venv

@@ -8,13 +8,15 @@ import re
 import runpy
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).parents[2]
-DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.gpu")
+SERVERS = ("Dockerfile.cpu", "Dockerfile.gpu")
+DOCKERFILES = (*SERVERS, "Dockerfile.gateway")
 # Import names that differ from the distribution's.
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -22,6 +24,17 @@ DISTRIBUTIONS = {
     "google": "tritonclient",
     "botocore": "boto3",
     "ml_dtypes": "ml-dtypes",
+    "cv2": "opencv-python-headless",
+    "yaml": "pyyaml",
+    "starlette": "fastapi",
+    "multipart": "python-multipart",
+    "confluent_kafka": "confluent-kafka",
+    "prometheus_client": "prometheus-client",
+    "pydantic_settings": "pydantic-settings",
+    "pytriton": "nvidia-pytriton",
+    "gevent": "locust",
+    "pydantic_core": "pydantic",
+    "opentelemetry": "opentelemetry-sdk",
 }
 # Packages of the base image that must stay as they are, and those of the other target.
 IMAGE = {
@@ -38,46 +51,21 @@ IMAGE = {
 }
 OPENVINO = {"openvino", "pytriton"}
 BACKEND = {"triton_python_backend_utils"}
+TYPES = {"typing_extensions"}  # for type checkers only
+CLIENT = {"tritonclient", "numpy"}
+# Of the demo only what draws pictures and clips; `architecture`, which has their numbers, imports torch where it learns.
+LOADTEST_FILES = (
+    "loadtests",
+    *(f"build_engine/demo/{name}.py" for name in ("clips", "screens")),
+)
 
 
-@dataclass(frozen=True)
-class Instruction:
-    """One instruction of a Dockerfile, continuation lines joined."""
-
-    name: str
-    text: str
-
-    @property
-    def command(self) -> list[str]:
-        """The exec form; a shell form is a test failure, for a shell does not pass signals on."""
-        words = json.loads(self.text)
-        assert isinstance(words, list)
-        return words
+# The same parser as that of the trial installation.
+TRIAL = runpy.run_path(str(ROOT / "docker" / "trial.py"))
+Instruction, instructions, stages = TRIAL["Instruction"], TRIAL["instructions"], TRIAL["stages"]
 
 
-def instructions(name: str) -> list[Instruction]:
-    lines = [
-        line
-        for line in (ROOT / "docker" / name).read_text().splitlines()
-        if not line.lstrip().startswith("#")
-    ]
-    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    return [Instruction(*line.split(None, 1)) for line in joined.splitlines() if line.strip()]
-
-
-def stages(name: str) -> dict[str, list[Instruction]]:
-    """The instructions of each stage, those of the stages that it is made from included."""
-    found: dict[str, list[Instruction]] = {}
-    for instruction in instructions(name):
-        if instruction.name == "FROM":
-            base, stage = re.fullmatch(r"(\S+) AS (\S+)", instruction.text).groups()  # type: ignore[union-attr]
-            found[stage] = [*found.get(base, []), instruction]
-        else:
-            found[stage].append(instruction)
-    return found
-
-
-def environment(stage: list[Instruction]) -> dict[str, str]:
+def environment(stage: list[Any]) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S+)", " ".join(item.text for item in stage if item.name == "ENV")))
 
 
@@ -119,7 +107,8 @@ def test_nothing_heavy_is_sent_to_the_builder() -> None:
     packages = {
         path.split("/")[0] for path in tracked if path.endswith("__init__.py") and path.count("/") == 1
     }
-    assert all(sent(package) for package in packages & {"build_engine", "ensemble", "tests"})
+    assert {"build_engine", "ensemble", "gateway", "loadtests"} <= packages
+    assert all(sent(package) for package in packages)
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
@@ -130,7 +119,7 @@ def test_bases_are_pinned(name: str) -> None:
             assert re.search(r":\d+\.\d+", base), f"{base} has no version"
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
+@pytest.mark.parametrize("name", SERVERS)
 def test_the_image_is_served_by_a_user_under_an_init_that_passes_signals_on(name: str) -> None:
     *_, (_, last) = stages(name).items()
     by_name = {item.name: item for item in last}  # the last one of each counts
@@ -154,6 +143,7 @@ def test_the_health_check_is_a_program(name: str) -> None:
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_a_read_only_container_has_its_caches_under_tmp(name: str) -> None:
     *_, (_, last) = stages(name).items()
+    assert all(item.name != "VOLUME" for item in last), "would be written on the node's disk, uncounted"
     given = environment(last)
     caches = {
         key: value
@@ -165,7 +155,7 @@ def test_a_read_only_container_has_its_caches_under_tmp(name: str) -> None:
     assert given["PYTHONDONTWRITEBYTECODE"] == "1"
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
+@pytest.mark.parametrize("name", SERVERS)
 def test_commands_in_the_images_take_the_options_they_are_given(name: str) -> None:
     text = (ROOT / "docker" / name).read_text().replace("\\\n", " ")
     (served,) = (
@@ -220,6 +210,139 @@ def test_what_the_gpu_image_imports_is_installed_in_it() -> None:
             assert DISTRIBUTIONS.get(name, name).lower() in required, (
                 f"{path.relative_to(ROOT)} imports {name}"
             )
+
+
+# What is imported only where it is: by development and calibration commands, on machines with the repository.
+NOT_IN_IMAGES = (
+    "gateway/dev",
+    "gateway/confidence/demo_set.py",
+    "loadtests/benchmarks",
+    "loadtests/gateway_soak",
+)
+# Image, stage, extras, and what of the repository runs in it.
+PYTHON_IMAGES = [
+    ("Dockerfile.cpu", "serve", {"serve", "fetch"}, ("ensemble", "client", "model_repository")),
+    ("Dockerfile.cpu", "build", {"serve", "fetch", "build"}, ("build_engine/volume", "ensemble", "client")),
+    ("Dockerfile.gateway", "gateway", {"gateway", "s3", "otel"}, ("gateway", "client")),
+    ("Dockerfile.gateway", "loadtest", {"loadtest"}, ("client", *LOADTEST_FILES)),
+]
+
+
+@pytest.mark.parametrize(("name", "stage", "extras", "runs"), PYTHON_IMAGES)
+def test_what_an_image_imports_is_installed_in_it(
+    name: str, stage: str, extras: set[str], runs: tuple[str, ...]
+) -> None:
+    installed = " ".join(item.text for item in stages(name)[stage] if item.name == "RUN")
+    assert set(",".join(re.findall(r"-e '?\.\[([\w,-]+)\]", installed)).split(",")) == extras
+    copied = {
+        source
+        for item in stages(name)[stage]
+        if item.name == "COPY" and "--from" not in item.text
+        for source in item.text.split()[:-1]
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + [
+        line for extra in extras for line in project["optional-dependencies"][extra]
+    ]
+    required = {re.split(r"[\[=><]", line)[0].lower() for line in wanted} | CLIENT
+    ours = {"build_engine", "ensemble", "gateway", "loadtests", "model_repository"} & copied
+    known = (
+        set(sys.stdlib_module_names)
+        | ours
+        | BACKEND
+        | TYPES
+        | ({"qwen3vl_client"} if "client" in copied else set())
+    )
+    files = {
+        file
+        for path in runs
+        for file in ([ROOT / path] if path.endswith(".py") else (ROOT / path).rglob("*.py"))
+        if not str(file.relative_to(ROOT)).startswith(NOT_IN_IMAGES)
+    }
+    assert files
+    for file in files:
+        here = str(file.relative_to(ROOT))
+        assert here.startswith(tuple(copied)), f"{here} is not in the image"
+        for module in _imported(file) - known - (IMAGE if name == "Dockerfile.cpu" else set()):
+            assert DISTRIBUTIONS.get(module, module).lower() in required, f"{here} imports {module}"
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_every_image_that_is_run_has_a_user_by_number_an_init_and_a_title(name: str) -> None:
+    run = {stage: found for stage, found in stages(name).items() if any(item.name == "CMD" for item in found)}
+    assert len(run) >= 2
+    for stage, found in run.items():
+        by_name = {item.name: item for item in found}  # the last one of each counts
+        assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", by_name["USER"].text), stage
+        assert by_name["ENTRYPOINT"].command[:2] == ["/usr/bin/tini", "--"], stage
+        assert by_name["CMD"].command, stage
+        labels = " ".join(item.text for item in found if item.name == "LABEL")
+        for label in ("title", "description", "licenses"):
+            assert f"org.opencontainers.image.{label}=" in labels, stage
+        assert environment(found)["HOME"] == "/tmp", stage
+
+
+def test_the_gateway_image_serves_to_the_network_on_the_port_that_is_checked() -> None:
+    *_, (stage, last) = stages("Dockerfile.gateway").items()
+    assert stage == "gateway", "the last stage is what a build without --target makes"
+    by_name = {item.name: item for item in last}
+    assert by_name["CMD"].command[1:4] == ["-m", "gateway", "serve"]
+    shown = subprocess.run(
+        [sys.executable, "-m", "gateway", "serve", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert all(option in shown for option in by_name["CMD"].command if option.startswith("--"))
+    from gateway.settings import Settings
+
+    ports = [str(port) for port in (Settings().http.port, Settings().kafka.worker_port)]
+    assert by_name["EXPOSE"].text.split() == ports
+    assert f"'{ports[0]}'" in by_name["HEALTHCHECK"].text
+    assert "/healthz" in by_name["HEALTHCHECK"].text
+
+
+@pytest.mark.parametrize("package", ["gateway", "build_engine.trtllm"])
+def test_data_beside_the_code_is_package_data(package: str) -> None:
+    """An installation that is not editable takes only what is named."""
+    folder = ROOT / package.replace(".", "/")
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
+        package
+    ]
+    tracked = subprocess.run(
+        ["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    named = {str(path.relative_to(ROOT)) for pattern in patterns for path in folder.glob(pattern)}
+    data = {path for path in tracked if not path.endswith((".py", ".md")) or "/sample/" in path}
+    assert data
+    # What confidence was calibrated with, and the picture of it, are for readers of the repository.
+    assert data - named <= {"gateway/confidence/demo.jsonl", "gateway/confidence/demo.svg"}
+
+
+def test_the_trial_installation_repeats_what_the_dockerfile_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, list[str]]] = []
+    install = TRIAL["install"]
+    monkeypatch.setitem(
+        install.__globals__,
+        "_run",
+        lambda command, directory, trial: ran.append(
+            (command[-1], sorted(path.name for path in directory.iterdir()))
+        ),
+    )
+    monkeypatch.setattr("venv.create", lambda *_, **__: None)
+    install(stages("Dockerfile.gateway")["gateway"], tmp_path)
+    assert [command for command, _ in ran] == [
+        "pip install -e ./client -e .",
+        "pip install -e '.[gateway,s3,otel]'",
+        "pip install --no-deps -e .",
+    ]
+    before, _, after = (names for _, names in ran)
+    assert before == ["LICENSE", "README.md", "client", "pyproject.toml"]
+    assert set(after) - set(before) == {"gateway"}
+    assert (tmp_path / "code" / "gateway" / "page" / "static").is_dir()
 
 
 def _imported(path: Path) -> set[str]:
