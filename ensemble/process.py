@@ -10,6 +10,7 @@ per process, which the kernel makes readable the moment the process ends.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import select
 import signal
@@ -24,6 +25,8 @@ _PR_SET_PDEATHSIG = 1
 _STEP_BACK = 3  # of the 19 steps of niceness: half the share of a core when both want it
 _STUB_WORD = "triton_python_backend_stub"
 _SERVER_WORD = "tritonserver"  # ranks of an engine of several GPUs
+_LIFELINE = "QWEN3VL_LIFELINE"
+"""Environment variable with a pipe that only tritonserver holds open for writing: its ends and its number, READ:WRITE:INODE."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,12 @@ class TritonProcess:
         self, command: Sequence[str], environment: Mapping[str, str], directory: Path, log: Path | None
     ) -> None:
         output = log.open("ab") if log else None
+        lifeline = os.pipe()
         try:
             self._process = subprocess.Popen(
                 list(command),
-                env=dict(environment),
+                env={**environment, _LIFELINE: f"{lifeline[0]}:{lifeline[1]}:{os.fstat(lifeline[0]).st_ino}"},
+                pass_fds=lifeline,
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=output or 2,
@@ -61,6 +66,8 @@ class TritonProcess:
                 preexec_fn=_die_with_parent(),  # safe: no other thread runs yet
             )
         finally:
+            for end in lifeline:
+                os.close(end)
             if output:
                 output.close()
         self.pid = self._process.pid
@@ -102,7 +109,7 @@ class TritonProcess:
 
     def kill(self) -> None:
         """End server and stubs now."""
-        pids = {*_descendants(self.pid), *(stub.pid for stub in self._stubs.values())}
+        pids = {*descendants(self.pid), *(stub.pid for stub in self._stubs.values())}
         self._process.kill()
         self._process.wait()
         # Stubs notice by themselves that their server is gone, but only within a second, and not while they load.
@@ -125,7 +132,7 @@ class TritonProcess:
 
 def find_stubs(server: int) -> list[Stub]:
     """The stubs below a process (tritonserver, or the mpirun above it), with the model that each runs."""
-    commands = {pid: _command(pid) for pid in _descendants(server)}
+    commands = {pid: _command(pid) for pid in descendants(server)}
     return [
         Stub(pid, _model_of(words))
         for pid, words in commands.items()
@@ -133,7 +140,8 @@ def find_stubs(server: int) -> list[Stub]:
     ]
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and those that they have."""
     found = []
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
@@ -141,7 +149,7 @@ def _descendants(pid: int) -> list[int]:
         except FileNotFoundError:  # that thread has ended
             continue
         for child in pids:
-            found += [child, *_descendants(child)]
+            found += [child, *descendants(child)]
     return found
 
 
@@ -149,9 +157,12 @@ def end_with_parent() -> None:
     """In a stub: end as soon as Triton is gone.
 
     A stub looks for itself, but it does so under a lock that Triton shares with it, and one that was killed while
-    it held the lock leaves stubs behind that wait for ever. (The kernel's death signal does not help here: it goes with
-    the thread that started the stub, which ends when the model is loaded.)
+    it held the lock leaves stubs behind that wait for ever, with Python's own lock in their hands, so that no thread of
+    Python's can end them. So the kernel does, by a signal when the pipe of which Triton holds the other end is closed. (Its
+    death signal does not help here: it goes with the thread that started the stub, which ends when the model is loaded.)
     """
+    if _hold_lifeline():
+        return
     descriptor = os.pidfd_open(os.getppid())
 
     def wait() -> None:
@@ -161,6 +172,29 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def _hold_lifeline() -> bool:
+    """Whether the kernel will kill this process when Triton is gone; not under MPI, which closes what it does not know."""
+    try:
+        read, write, number = (int(word) for word in os.environ[_LIFELINE].split(":"))
+        if {os.fstat(read).st_ino, os.fstat(write).st_ino} != {number}:
+            return False  # not inherited; the numbers are of other files
+        # A description of its own: owner and signal belong to it, and the inherited one is every stub's.
+        own = os.open(f"/proc/self/fd/{read}", os.O_RDONLY | os.O_NONBLOCK)
+        os.close(write)
+    except (KeyError, OSError):
+        return False
+    fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
+    try:
+        gone = os.read(own, 1) == b""
+    except BlockingIOError:  # nothing to read, and somebody who could write
+        return True
+    if gone:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return True
 
 
 def step_back() -> None:
