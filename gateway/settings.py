@@ -61,6 +61,9 @@ class Media(_Section):
     """What customers may send, and what is done to it."""
 
     max_files: int = Field(default=16, ge=1)
+    max_text_chars: int = Field(
+        default=200_000, ge=1, description="of all messages of a request; more than any model's context holds"
+    )
     max_image_bytes: int = 20 << 20
     max_image_pixels: int = 40_000_000
     max_video_bytes: int = 64 << 20

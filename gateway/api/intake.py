@@ -14,7 +14,7 @@ from gateway.api.content import File, Reader
 from gateway.api.fetch import Fetcher
 from gateway.api.language import detect
 from gateway.api.schema import ChatIn, TurnIn
-from gateway.errors import InvalidInput
+from gateway.errors import InvalidInput, TooLarge
 from gateway.records import Language, Media, Message, Question, Received, Role
 
 if TYPE_CHECKING:
@@ -109,6 +109,10 @@ class Intake:
         self, turns: list[tuple[Role, list[str | File]]], tenant: str
     ) -> tuple[tuple[Message[Media], ...], bool]:
         files = [part for _, content in turns for part in content if isinstance(part, File)]
+        chars = sum(len(part) for _, content in turns for part in content if isinstance(part, str))
+        if chars > (most := self._parts.settings.media.max_text_chars):
+            # Masking takes a microsecond a character, for everybody else's time.
+            raise TooLarge("messages", f"{chars} characters", f"at most {most} in all")
         done = await asyncio.gather(*(self._media(file, tenant) for file in files), return_exceptions=True)
         media: list[Media] = []
         for one in done:

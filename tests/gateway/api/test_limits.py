@@ -6,6 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway.api.limits import Limits
@@ -82,3 +83,18 @@ def test_redis_away_is_counted_here() -> None:
     waits = asyncio.run(alone())
     assert waits[:2] == [0.0, 0.0]
     assert waits[2] > 0
+
+
+def test_more_text_than_any_model_reads(start: Any) -> None:
+    with start(media={"mask": False, "max_text_chars": 1000}) as gateway:
+        client = gateway.http()
+
+        def said(*texts: str) -> httpx.Response:
+            turns = [{"role": "user", "content": text} for text in texts]
+            return client.post("/v1/chat/completions", json={"messages": turns})
+
+        assert said("黑" * 500, "屏" * 500).status_code == 200
+        reply = said("黑" * 500, "屏" * 501)
+        assert reply.status_code == 413
+        assert "1001 characters" in reply.json()["error"]["message"]
+        assert len(gateway.assistant.asked) == 1
