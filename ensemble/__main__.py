@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    _add_node(commands.add_parser("node", help="hold ranks of an engine that is served on another machine"))
+    _add_launch(commands.add_parser("node-launch", help="what `mpirun` runs in place of ssh"))
     given = parser.parse_args(arguments)
     return int(given.run(given))
 
@@ -113,8 +116,27 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--trace-url", default="", metavar="URL",
         help="OpenTelemetry collector (HTTP, usually port 4318) for spans of requests that bring a traceparent",
     )  # fmt: skip
+    parser.add_argument(
+        "--nodes", metavar="HOST,...",
+        help="other machines for the ranks of an engine of several GPUs; each runs `python -m ensemble node`. "
+        "Default: the workers of the group, in a leader of a LeaderWorkerSet",
+    )  # fmt: skip
     _add_set(parser)
     parser.set_defaults(run=_serve)
+
+
+def _add_node(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--listen", default="127.0.0.1:8010", metavar="HOST:PORT",
+        help="default: 127.0.0.1:8010. Who knows QWEN3VL_NODE_SECRET can run programs here",
+    )  # fmt: skip
+    parser.set_defaults(run=_node)
+
+
+def _add_launch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("host")
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
+    parser.set_defaults(run=_launch)
 
 
 def _render(given: argparse.Namespace) -> int:
@@ -149,6 +171,8 @@ def _check(given: argparse.Namespace) -> int:
 def _serve(given: argparse.Namespace) -> int:
     # Only here: rendering needs no Triton, and `--help` should be quick.
     from ensemble.command import Settings
+    from ensemble.nodes import secret
+    from ensemble.nodes.hosts import others
     from ensemble.preflight import (
         Ports,
         check_engines,
@@ -167,7 +191,10 @@ def _serve(given: argparse.Namespace) -> int:
         manifest = check_engines(engines, given.checkpoint, versions=given.profile != GPU_PYTORCH)
         profile = given.profile or (GPU if manifest.target == TENSORRT_LLM else CPU)
         config = replace(PROFILES[profile], engines=engines, engine_hash=manifest.engine_hash)
-        config = changed(config, given.changes)
+        nodes = others(given.nodes, os.environ)
+        config = _spread(changed(config, given.changes), nodes)
+        if nodes:
+            secret.read()
         _check_profile(profile, config, manifest)
         triton = find(given.tritonserver)
         if config.tensorrt_llm is not None:
@@ -188,6 +215,7 @@ def _serve(given: argparse.Namespace) -> int:
             ready_timeout_s=given.ready_timeout,
             verbose=given.verbose,
             trace_url=given.trace_url,
+            nodes=nodes,
         )
         return serve(config, settings, triton)
     except (MissingError, ValueError) as error:
@@ -199,6 +227,39 @@ def _serve(given: argparse.Namespace) -> int:
     except ServerDiedError as error:
         print(f"died: {error}", file=sys.stderr)
         return 1
+
+
+def _node(given: argparse.Namespace) -> int:
+    from ensemble.nodes import secret
+    from ensemble.nodes.node import Node
+
+    host, colon, port = given.listen.rpartition(":")
+    try:
+        if not colon or not port.isdigit():
+            raise ValueError(f"--listen: got {given.listen!r}; allowed: HOST:PORT")
+        node = Node(host.strip("[]"), int(port), secret.read())
+    except (OSError, ValueError, OverflowError) as error:
+        print(f"no node: {error}", file=sys.stderr)
+        return 2
+    print(f"node: waiting for the leader on {host}:{node.port}", file=sys.stderr, flush=True)
+    return node.run()
+
+
+def _launch(given: argparse.Namespace) -> int:
+    from ensemble.nodes.launch import main as launch
+
+    return launch([given.host, *given.words])
+
+
+def _spread(config: DeploymentConfig, nodes: Sequence[str]) -> DeploymentConfig:
+    """The deployment over this machine and others."""
+    if not nodes:
+        return config
+    if config.tensorrt_llm is None:
+        raise ValueError(
+            f"--nodes: got {', '.join(nodes)}; only tensorrt-llm engines have ranks that can be spread"
+        )
+    return replace(config, tensorrt_llm=replace(config.tensorrt_llm, nodes=1 + len(nodes)))
 
 
 def _check_profile(profile: str, config: DeploymentConfig, manifest: Manifest) -> None:

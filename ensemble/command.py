@@ -6,11 +6,14 @@ An engine built for several GPUs (tensor parallelism) runs in the leader mode of
 scripts/launch_triton_server.py starts it: `mpirun` with one tritonserver a rank. Rank 0 is the server; the others load the
 language model alone, take its work, and never begin to listen. The other mode, an orchestrator that spawns worker processes,
 needs `mpirun` as well, and one more copy of every request.
+
+Where the ranks are spread over machines, `mpirun` starts its daemon on the others by our launch agent (`nodes`).
 """
 
 from __future__ import annotations
 
 import secrets
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,6 +39,7 @@ class Settings:
         ready_timeout_s: how long loading may take.
         verbose: Triton's verbose log.
         trace_url: where spans go, an OpenTelemetry collector's HTTP address; "": none are made.
+        nodes: the machines that hold the ranks which this one does not, in order; on each `python -m ensemble node` runs.
     """
 
     host: str
@@ -45,6 +49,7 @@ class Settings:
     ready_timeout_s: float = 600.0
     verbose: bool = False
     trace_url: str = ""
+    nodes: tuple[str, ...] = ()
 
 
 def start_command(
@@ -81,12 +86,31 @@ def start_command(
     server = [str(binary), *_options(models, backends, config, settings, shm_prefix), pool]
     if backend.engine.tp_size == 1:
         return server
-    command = ["mpirun", "--allow-run-as-root", "-n", "1", *server]
+    command = ["mpirun", "--allow-run-as-root", *_spread(settings.nodes, backend.ranks), "-n", "1", *server]
     for rank in range(1, backend.engine.tp_size):
         command += [":", "-n", "1", str(binary)]
         command += _options(models, backends, config, settings, f"{shm_prefix}{rank}-")
         command += ["--model-control-mode=explicit", f"--load-model={LANGUAGE_MODEL}"]
     return command
+
+
+def _spread(nodes: tuple[str, ...], ranks: int) -> list[str]:
+    """Of `mpirun`: so many ranks on this machine, then as many on each of the others."""
+    if not nodes:
+        return []
+    return [
+        # Open MPI would cut a pod's name at the first dot, and a pod's first name alone means nothing.
+        *("--mca", "orte_keep_fqdn_hostnames", "true"),
+        *("--mca", "plm", "rsh"),
+        *("--mca", "plm_rsh_agent", f"{sys.executable} -m ensemble node-launch"),
+        # All daemons are started from here: the nodes know no agent.
+        *("--mca", "plm_rsh_no_tree_spawn", "1"),
+        # Else the daemons would leave the nodes' sight at once.
+        "--leave-session-attached",
+        *("--map-by", "slot", "--bind-to", "none"),
+        # This machine by the name that is always its own.
+        *("--host", ",".join(f"{host}:{ranks}" for host in ("localhost", *nodes))),
+    ]
 
 
 def _options(

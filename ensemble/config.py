@@ -38,7 +38,8 @@ class BackendOptions:
     `tensorrtllm.TensorRtLlmBackend` refuses what cannot work, and takes every limit from the engine.
 
     Attributes:
-        gpu_device_ids: "0,1": the GPU of each tensor-parallel rank; "": 0 and up, as many as the engine has ranks.
+        nodes: machines that the ranks are spread over, as many on each. `serve` sets it, see --nodes.
+        gpu_device_ids: "0,1": the GPU of each tensor-parallel rank of a machine; "": 0 and up, as many as there are ranks.
         batch_scheduler_policy: "guaranteed_no_evict" starts a request when the KV cache can hold all of its answer;
             "max_utilization" starts more, and pauses some when the cache runs out.
         kv_cache_free_gpu_mem_fraction: part of the GPU memory that is free once the engine is loaded that the KV cache takes.
@@ -55,6 +56,7 @@ class BackendOptions:
         lora_cache_host_memory_bytes: host memory for adapters. One that fell out of it is sent again.
     """
 
+    nodes: int = 1
     gpu_device_ids: str = ""
     batch_scheduler_policy: str = "guaranteed_no_evict"
     kv_cache_free_gpu_mem_fraction: float = 0.7

@@ -36,6 +36,7 @@ from ensemble import draining, loopback, repository
 from ensemble.command import Settings, start_command
 from ensemble.config import DeploymentConfig
 from ensemble.gauges import DRAINING, IN_FLIGHT
+from ensemble.nodes import launch
 from ensemble.process import Stub, TritonProcess, memory_kills
 from ensemble.startup import StartError, explain, show_progress
 from ensemble.tritonserver import TritonServer
@@ -113,6 +114,9 @@ def _environment(settings: Settings, run: Path) -> dict[str, str]:
             for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         },
         "TOKENIZERS_PARALLELISM": "false",
+        # What the other ranks read, see `nodes`; and how long their machines may take to come up.
+        launch.FILES_VARIABLE: str(run / "models"),
+        launch.WAIT_VARIABLE: str(settings.ready_timeout_s),
         # NVIDIA's C++ backend begins MPI; with the other store that begin can fail inside containers.
         _MPI_STORE: os.environ.get(_MPI_STORE, "hash"),
     }

@@ -83,9 +83,14 @@ class TensorRtLlmBackend:
         )
 
     @property
+    def ranks(self) -> int:
+        """Ranks on each machine."""
+        return self.engine.tp_size // self.options.nodes
+
+    @property
     def gpu_device_ids(self) -> tuple[int, ...]:
-        """The GPU of each rank."""
-        return _device_ids(self.options) or tuple(range(self.engine.tp_size))
+        """The GPU of each rank of a machine: a rank takes the one at its number modulo their count."""
+        return _device_ids(self.options) or tuple(range(self.ranks))
 
     @property
     def cuda_pool_bytes(self) -> int:
@@ -120,7 +125,7 @@ class TensorRtLlmBackend:
             Parameter("gpt_model_path", str(path), "The engine; all limits are in its config.json."),
             Parameter("gpt_model_type", "inflight_fused_batching", "Requests join and leave the running batch at every step."),
             Parameter("executor_worker_path", WORKER, "Program of further ranks, when they are spawned."),
-            Parameter("gpu_device_ids", devices, "GPU of each rank."),
+            Parameter("gpu_device_ids", devices, "GPU of each rank of a machine."),
             Parameter("participant_ids", ranks if engine.tp_size > 1 else "", "MPI ranks; empty with one GPU: no MPI."),
             Parameter("max_beam_width", str(engine.max_beam_width), "As built."),
             Parameter("batch_scheduler_policy", options.batch_scheduler_policy,
@@ -212,8 +217,11 @@ def _check(
         (not options.enable_trt_overlap,
          "enable_trt_overlap: true, but it doubles the buffer of the prompt embedding table and is not tried with mrope; set it "
          "to false"),
-        (not devices or len(devices) == len(set(devices)) == engine.tp_size,
-         f"gpu_device_ids: got {options.gpu_device_ids!r}; allowed: {engine.tp_size} different GPUs, the engine's tp_size"),
+        (options.nodes >= 1 and engine.tp_size % options.nodes == 0,
+         f"nodes: got {options.nodes}; allowed: a divisor of {engine.tp_size}, the engine's tp_size"),
+        (not devices or len(devices) == len(set(devices)) == engine.tp_size // max(options.nodes, 1),
+         f"gpu_device_ids: got {options.gpu_device_ids!r}; allowed: {engine.tp_size // max(options.nodes, 1)} different GPUs, "
+         "the engine's tp_size over the nodes"),
         (rank == 0 or rank >= engine.max_lora_rank,
          f"lora_cache_max_adapter_size: got {rank}; the engine takes adapters of rank {engine.max_lora_rank}"),
         (manifest.limits.max_visual_tokens > 0, "max_visual_tokens: 0; this server needs the prompt embedding table"),
