@@ -9,7 +9,7 @@ from typing import Any
 from tests.helm.chart import Object
 
 COMPONENT = "app.kubernetes.io/component"
-SHARED_MEMORY = {"server", "build", "build-engines"}
+SHARED_MEMORY = {"server", "rank", "build", "build-engines"}
 """Containers that run Triton or build engines."""
 
 
@@ -50,7 +50,7 @@ def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
 
 
 def pods(objects: list[Object]) -> list[Pod]:
-    """All of them, those of tests included."""
+    """All of them, those of tests and of a LeaderWorkerSet's two templates included."""
     return [pod for item in objects for pod in _pods(item)]
 
 
@@ -60,6 +60,10 @@ def _pods(item: Object) -> Iterator[Pod]:
         yield Pod(name, item["metadata"]["labels"], spec)
     elif item["kind"] in ("Deployment", "StatefulSet", "Job"):
         yield Pod(name, spec["template"]["metadata"]["labels"], spec["template"]["spec"])
+    elif item["kind"] == "LeaderWorkerSet":
+        for role in ("leaderTemplate", "workerTemplate"):
+            template = spec["leaderWorkerTemplate"][role]
+            yield Pod(f"{name} {role}", template["metadata"]["labels"], template["spec"])
 
 
 def selected(objects: list[Object], labels: dict[str, str]) -> list[Pod]:
@@ -69,5 +73,5 @@ def selected(objects: list[Object], labels: dict[str, str]) -> list[Pod]:
 
 def lasting(objects: list[Object]) -> list[Pod]:
     """Pods that are to run for ever."""
-    kinds = ("Deployment", "StatefulSet")
+    kinds = ("Deployment", "StatefulSet", "LeaderWorkerSet")
     return [pod for pod in pods(objects) if pod.owner.split("/")[0] in kinds]

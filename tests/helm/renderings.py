@@ -38,7 +38,10 @@ RENDERINGS: dict[str, Rendering] = {
     "init with several servers": ((), (*GPU, *HUB, *MANY, "engine.mode=init", "server.replicas=3")),
     "engines in a claim": ((), (*GPU, "engine.cache.existingClaim=engines")),
     "no engines": ((), (*GPU, *HUB, "engine.mode=none", "server.profile=gpu-pytorch")),
-    "ranks on two GPUs": ((), (*GPU, "engine.tpSize=2", "gpu.count=2", "engine.cache.existingClaim=engines")),
+    "ranks over two nodes": (
+        (),
+        (*GPU, "engine.tpSize=4", "gpu.count=2", "engine.cache.existingClaim=engines"),
+    ),
     "weights from s3": (
         (),
         (
@@ -56,6 +59,16 @@ RENDERINGS: dict[str, Rendering] = {
     "mtls": ((), (*TLS, "proxy.tls.mode=mtls", 'proxy.tls.allowedClients=["gateway.shop"]')),
     "hpa": ((), ("autoscaling.mode=hpa",)),
     "keda": ((), ("autoscaling.mode=keda",)),
+    "keda over nodes": (
+        (),
+        (
+            *GPU,
+            "engine.tpSize=4",
+            "gpu.count=2",
+            "engine.cache.existingClaim=engines",
+            "autoscaling.mode=keda",
+        ),
+    ),
     "monitors of services": ((), ("metrics.serviceMonitor.enabled=true", "proxy.enabled=true")),
     "rules and dashboards": ((), ("metrics.prometheusRule.enabled=true", "metrics.dashboards.enabled=true")),
     "routes": (

@@ -33,6 +33,10 @@ def faults(item: Object, kubernetes: str) -> Iterator[str]:
     name = (item["apiVersion"], item["kind"])
     if name in CUSTOM:
         yield from _errors(jsonschema.Draft202012Validator(CUSTOM[name]), item)
+        for template in ("leaderTemplate", "workerTemplate"):
+            if template in item["spec"].get("leaderWorkerTemplate", {}):
+                pod = {"apiVersion": "v1", "kind": "Pod", **item["spec"]["leaderWorkerTemplate"][template]}
+                yield from faults(pod | {"metadata": {"name": template, **pod["metadata"]}}, kubernetes)
     elif (validator := _own(*name, kubernetes)) is None:
         yield f"{named(item)}: Kubernetes {kubernetes} knows no {item['kind']} of {item['apiVersion']}"
     else:

@@ -71,6 +71,7 @@ MISTAKES = [
     Mistake("proxy-deployment.yaml", 'drainSeconds" .)) 15 }}', 'drainSeconds" .)) -60 }}', "below the proxy's drain"),
     Mistake("_proxy.tpl", "-server-headless, port_value: 8001", "-server-headless, port_value: 8000", "the proxy asks port 8000"),
     Mistake("engine-job.yaml", "restartPolicy: Never", "restartPolicy: Always", "never ends", "job"),
+    Mistake("server-nodes-secret.yaml", "  secret: {{", "  key: {{", "which has no such key", "ranks over two nodes"),
     Mistake("trials.yaml", "requests: {storage: {{ . }}}", "requests: {storage: 5 GB}", "is no quantity", "kept trials"),
 ]  # fmt: skip
 

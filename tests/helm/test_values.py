@@ -65,12 +65,13 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("engine.weights=fp8",), "engine.weights: got fp8 with target openvino, allowed: int8, int4, bf16, f32"),
     ((*GPU, "engine.weights=f32"), "engine.weights: got f32 with target tensorrt-llm"),
     ((*GPU, "engine.kvCacheDtype=fp8"), "engine.kvCacheDtype: got fp8 with engine.weights bf16"),
-    (
-        (*GPU, "engine.tpSize=3", "gpu.count=2"),
-        "engine.tpSize: got 3 with gpu.count 2, allowed: at most gpu.count",
-    ),
+    ((*GPU, "engine.tpSize=3", "gpu.count=2"), "engine.tpSize: got 3 with gpu.count 2, allowed: a multiple"),
     ((*GPU, "gpu.count=2"), "gpu.count: got 2 with engine.tpSize 1"),
     (("engine.tpSize=2",), "engine.tpSize: got 2 with target openvino"),
+    (
+        (*GPU, *HUB, "engine.mode=init", "engine.tpSize=2"),
+        "engine.mode: got init with tensor parallelism over pods",
+    ),
     (
         (*GPU, "engine.mode=init", "weights.source=huggingface"),
         "weights.repository: got nothing with weights.source huggingface",

@@ -35,8 +35,13 @@ ServerLive before a question. The second half counts a series that has just appe
 {{- end -}}
 
 {{- define "qwen3-vl.scaling.target" -}}
+{{- if include "qwen3-vl.server.multiNode" . -}}
+apiVersion: leaderworkerset.x-k8s.io/v1
+kind: LeaderWorkerSet
+{{- else -}}
 apiVersion: apps/v1
 kind: Deployment
+{{- end }}
 name: {{ include "qwen3-vl.fullname" . }}-server
 {{- end -}}
 

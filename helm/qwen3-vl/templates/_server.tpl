@@ -1,5 +1,18 @@
 {{/* The pod of the model server: Triton with the ensemble. */}}
 
+{{/* Whether tensor parallelism spans pods, and how many. */}}
+{{- define "qwen3-vl.server.nodes" -}}
+{{- if eq .Values.target "tensorrt-llm" -}}
+{{- div (add (int .Values.engine.tpSize) (int .Values.gpu.count) -1) (int .Values.gpu.count) -}}
+{{- else -}}
+1
+{{- end -}}
+{{- end -}}
+
+{{- define "qwen3-vl.server.multiNode" -}}
+{{- if gt (int (include "qwen3-vl.server.nodes" .)) 1 -}}true{{- end -}}
+{{- end -}}
+
 {{/* The one drain value: preStop sleeps, running answers finish, Triton exits (2.5 s at most), and some air. */}}
 {{- define "qwen3-vl.server.graceSeconds" -}}
 {{- add (int .Values.server.drain.loadBalancerSeconds) (int .Values.server.drain.inFlightSeconds) 15 -}}
@@ -148,7 +161,7 @@ livenessProbe:
   failureThreshold: 10
 {{- end -}}
 
-{{/* The spec of the pod that serves. */}}
+{{/* The spec of the pod that serves: all of a Deployment's pod, or the leader of a group. */}}
 {{- define "qwen3-vl.server.podSpec" -}}
 {{ include "qwen3-vl.podDefaults" . }}
 terminationGracePeriodSeconds: {{ include "qwen3-vl.server.graceSeconds" . }}
@@ -166,6 +179,9 @@ containers:
       {{- include "qwen3-vl.server.arguments" . | nindent 6 }}
     env:
       {{- include "qwen3-vl.writableHome" . | nindent 6 }}
+      {{- if include "qwen3-vl.server.multiNode" . }}
+      {{- include "qwen3-vl.server.nodeSecret" . | nindent 6 }}
+      {{- end }}
       {{- with .Values.server.extraEnv }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
@@ -245,4 +261,11 @@ volumes:
 {{- with .Values.server.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{/* Leader and workers of a group know each other by it. */}}
+{{- define "qwen3-vl.server.nodeSecret" -}}
+- name: QWEN3VL_NODE_SECRET
+  valueFrom:
+    secretKeyRef: {name: {{ include "qwen3-vl.fullname" . }}-nodes, key: secret}
 {{- end -}}

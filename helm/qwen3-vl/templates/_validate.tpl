@@ -25,14 +25,17 @@
 {{- if and (eq $e.kvCacheDtype "fp8") (not (has $e.weights (list "fp8" "w4a8_awq"))) -}}
 {{- $faults = append $faults (printf "engine.kvCacheDtype: got fp8 with engine.weights %s, allowed with fp8 and w4a8_awq: other weights lose KV reuse and chunked prefill" $e.weights) -}}
 {{- end -}}
-{{- if and $gpu (gt (int $e.tpSize) (int .Values.gpu.count)) -}}
-{{- $faults = append $faults (printf "engine.tpSize: got %v with gpu.count %v, allowed: at most gpu.count; ranks over several pods are not supported yet" $e.tpSize .Values.gpu.count) -}}
+{{- if and $gpu (gt (mod (int $e.tpSize) (int .Values.gpu.count)) 0) (gt (int $e.tpSize) (int .Values.gpu.count)) -}}
+{{- $faults = append $faults (printf "engine.tpSize: got %v with gpu.count %v, allowed: a multiple of gpu.count when ranks span pods" $e.tpSize .Values.gpu.count) -}}
 {{- end -}}
 {{- if and $gpu (lt (int $e.tpSize) (int .Values.gpu.count)) (ne $e.mode "none") -}}
 {{- $faults = append $faults (printf "gpu.count: got %v with engine.tpSize %v, allowed: at most tpSize; GPUs beyond it would stand idle" .Values.gpu.count $e.tpSize) -}}
 {{- end -}}
 {{- if and (not $gpu) (gt (int $e.tpSize) 1) -}}
 {{- $faults = append $faults (printf "engine.tpSize: got %v with target openvino, allowed: 1" $e.tpSize) -}}
+{{- end -}}
+{{- if and (include "qwen3-vl.server.multiNode" .) (eq $e.mode "init") -}}
+{{- $faults = append $faults "engine.mode: got init with tensor parallelism over pods, allowed: job, prebuilt" -}}
 {{- end -}}
 
 {{- if and (has $w.source (list "huggingface" "s3")) (not $w.repository) (ne $e.mode "prebuilt") -}}

@@ -17,7 +17,7 @@ def policies_let_through_who_speaks(objects: list[Object]) -> Iterator[str]:
     proxy = "proxy" in components
     model = ("proxy", "internal") if proxy else ("server", "grpc")
     speak = [(who, *model) for who in ("gateway", "worker", "loadtest", "test")]
-    speak += [("proxy", "server", "grpc"), ("test", "gateway", "http")]
+    speak += [("proxy", "server", "grpc"), ("test", "gateway", "http"), ("server", "server-rank", "node")]
     speak += [
         (who, *what) for who in ("gateway", "worker") for what in (("valkey", "redis"), ("kafka", "kafka"))
     ]
