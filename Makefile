@@ -67,7 +67,15 @@ prometheus:
 	  $$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends prometheus >/dev/null \
 	  || { echo "prometheus is missing and could not be installed. As root: apt-get install prometheus"; exit 1; }; }
 
-test: setup browser prometheus  ## all tests (about 16 minutes on two cores)
+# Open MPI, for the tests of engines over several machines.
+mpi:
+	@command -v mpirun >/dev/null || { \
+	  echo "installing Open MPI for the tests of engines over several machines"; \
+	  sudo=""; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends openmpi-bin >/dev/null \
+	  || { echo "mpirun is missing and could not be installed. As root: apt-get install openmpi-bin"; exit 1; }; }
+
+test: setup browser prometheus mpi  ## all tests (about 16 minutes on two cores)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 unit: setup  ## the tests without a server, seconds
@@ -86,4 +94,4 @@ lint: setup  ## ruff, mypy --strict, Dockerfiles, rendered files up to date
 clean:  ## remove engines and caches, keep .venv
 	rm -rf engines .run .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup engines demo serve dev browser prometheus test test-gpu unit lint clean
+.PHONY: help setup engines demo serve dev browser prometheus mpi test test-gpu unit lint clean
