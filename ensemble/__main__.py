@@ -107,6 +107,10 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ready-timeout", type=float, default=600, metavar="S", help="seconds to load, default: 600"
     )
+    parser.add_argument(
+        "--silence", type=float, default=30, metavar="S",
+        help="end a server that answers nothing for so many seconds; default: 30",
+    )  # fmt: skip
     parser.add_argument("--log-dir", type=Path, help="keep Triton's log there; default: a temporary file")
     parser.add_argument(
         "--tritonserver", type=Path, metavar="PATH", help="this tritonserver, not the one found"
@@ -213,6 +217,7 @@ def _serve(given: argparse.Namespace) -> int:
             log_dir=given.log_dir,
             ready_file=given.ready_file,
             ready_timeout_s=given.ready_timeout,
+            silence_s=given.silence,
             verbose=given.verbose,
             trace_url=given.trace_url,
             nodes=nodes,

@@ -37,6 +37,7 @@ class Settings:
         log_dir: directory for triton.log; None: a temporary one, kept when the server fails.
         ready_file: JSON written when ready, removed at the end: pid, triton_pid, host and ports.
         ready_timeout_s: how long loading may take.
+        silence_s: how long Triton may answer nothing before it is taken for dead.
         verbose: Triton's verbose log.
         trace_url: where spans go, an OpenTelemetry collector's HTTP address; "": none are made.
         nodes: the machines that hold the ranks which this one does not, in order; on each `python -m ensemble node` runs.
@@ -47,6 +48,7 @@ class Settings:
     log_dir: Path | None = None
     ready_file: Path | None = None
     ready_timeout_s: float = 600.0
+    silence_s: float = 30.0
     verbose: bool = False
     trace_url: str = ""
     nodes: tuple[str, ...] = ()

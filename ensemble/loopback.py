@@ -87,6 +87,8 @@ class Loopback:
             for message in self._stream(request):
                 if message.error_message:
                     yield message.error_message
+                elif message.infer_response.id != request_id:
+                    yield f"INTERNAL: a response of request {message.infer_response.id!r} came to {request_id!r}"
                 elif message.infer_response.outputs:
                     yield _outputs(message.infer_response)
         except grpc.RpcError as error:

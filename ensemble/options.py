@@ -9,12 +9,15 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ensemble.errors import InvalidOption
 
 DEFAULT_MAX_TOKENS = 512
+CANCEL = "cancel"
+"""Parameter of a request that asks nothing: it ends the answer whose request came with this `cancel_key`."""
+_MIN_KEY_CHARACTERS = 16
 _MAX_STOP_STRINGS = 4
 _MAX_STOP_CHARACTERS = 256
 # Parameters that Triton itself adds to a request; they are not options of ours.
@@ -36,6 +39,7 @@ class Options:
         enhance: "none" (default), "auto": denoise and contrast for poor photos before the resize.
         lora_name: adapter; only what the engines were built with.
         logprobs: also return the log-probability of each token.
+        cancel_key: a secret of the caller; a later request with the parameter `cancel` of this value ends the answer.
     """
 
     max_tokens: int | None = None
@@ -54,6 +58,7 @@ class Options:
     enhance: str = "none"
     lora_name: str = ""
     logprobs: bool = False
+    cancel_key: str = field(default="", repr=False)
 
     @property
     def greedy(self) -> bool:
@@ -153,6 +158,14 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
+def _key(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not _MIN_KEY_CHARACTERS <= len(value) <= _MAX_STOP_CHARACTERS:
+        allowed = f"a random string of {_MIN_KEY_CHARACTERS} to {_MAX_STOP_CHARACTERS} characters"
+        # The value stays untold: a short key is a key.
+        raise InvalidOption(name, f"a {type(value).__name__} of {len(str(value))} characters", allowed)
+    return value
+
+
 _RULES = {
     "max_tokens": lambda n, v: _integer(n, v, 1, 1 << 20),
     "temperature": lambda n, v: _number(n, v, 0.0, 2.0),
@@ -170,6 +183,7 @@ _RULES = {
     "enhance": lambda n, v: _choice(n, v, ("none", "auto")),
     "lora_name": _text,
     "logprobs": _boolean,
+    "cancel_key": _key,
 }
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(Options)}
 assert _RULES.keys() == _DEFAULTS.keys()

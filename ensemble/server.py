@@ -12,6 +12,7 @@ How it ends:
 - When Triton or one of its Python processes dies, all the rest is killed, so that every client sees its connection
   break at once, and the exit code is 1: an orchestrator starts the server anew. (Triton would start a dead
   Python process again, but the requests it held would never end.)
+- When Triton gives no answer for `silence_s`, it is ended as if it had died: a Triton that crashes can stand still.
 - When this process itself is killed, the kernel kills Triton, and the Python processes notice within a second.
 """
 
@@ -28,7 +29,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from ensemble import draining, loopback, repository
 from ensemble.command import Settings, start_command
 from ensemble.config import DeploymentConfig
 from ensemble.gauges import DRAINING, IN_FLIGHT
+from ensemble.heartbeat import EVERY_S, Heartbeat
 from ensemble.nodes import launch
 from ensemble.process import Stub, TritonProcess, memory_kills
 from ensemble.startup import StartError, explain, show_progress
@@ -94,7 +96,8 @@ def serve(
                 return 0
             process.watch_stubs()
             _announce(process, settings, time.monotonic() - started_s)
-            _watch(process, signals)
+            with closing(Heartbeat(_grpc(settings), min(EVERY_S, settings.silence_s / 4))) as heartbeat:
+                _watch(process, heartbeat, settings, signals)
             return 0 if _end(process, config, settings, run, signals) else 1
         finally:
             if settings.ready_file:
@@ -105,7 +108,7 @@ def serve(
 def _environment(settings: Settings, run: Path) -> dict[str, str]:
     return {
         draining.VARIABLE: str(run / "drain"),
-        loopback.VARIABLE: f"{_reachable(settings.host)}:{settings.ports.grpc}",
+        loopback.VARIABLE: _grpc(settings),
         # Digests of pictures are keyed with it; see model_repository/preprocessing.
         "QWEN3VL_HASH_KEY": secrets.token_hex(32),
         # numpy does small work only; the engines have threads of their own, set by `threads`.
@@ -159,10 +162,18 @@ def _announce(process: TritonProcess, settings: Settings, seconds: float) -> Non
     )
 
 
-def _watch(process: TritonProcess, signals: _Signals) -> None:
-    """Return at the first signal; ServerDiedError if a process ends before."""
+def _watch(process: TritonProcess, heartbeat: Heartbeat, settings: Settings, signals: _Signals) -> None:
+    """Return at the first signal; ServerDiedError if a process ends before, or the server falls silent."""
+    heard, silent_s = heartbeat.answers, 0.0
     while not signals.count:
         _look(process, _POLL_S)
+        # Our own steps are counted, not the clock: while this process stands still nobody asks.
+        silent_s = silent_s + _POLL_S if heartbeat.answers == heard else 0.0
+        heard = heartbeat.answers
+        if silent_s > settings.silence_s:
+            raise ServerDiedError(
+                f"tritonserver (pid {process.pid}) runs but gave no answer for {settings.silence_s:g} s; it is ended"
+            )
 
 
 def _look(process: TritonProcess, seconds: float) -> None:
@@ -241,6 +252,10 @@ def _reachable(host: str) -> str:
     """The host as this machine reaches it: a server that listens everywhere is asked on the loopback."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
+
+
+def _grpc(settings: Settings) -> str:
+    return f"{_reachable(settings.host)}:{settings.ports.grpc}"
 
 
 def _http(host: str, port: int) -> str:

@@ -190,6 +190,10 @@ class EntryCall:
         """Send an error as the last response."""
         self._io.send(self._sender, self._io.error_response(error), final=True)
 
+    def end(self) -> None:
+        """Send the last response without anything in it."""
+        self._io.send(self._sender, None, final=True)
+
     def generate(self, inner_id: str, adapter: Tensors) -> Iterator[dict[str, Array] | Failure]:
         """Call the ensemble with this request's tensors and parameters, and the tensors of an adapter."""
         tensors = {**self._io.tensors(self._request), **adapter}

@@ -77,6 +77,9 @@ class Raw:
     response: Any
 
 
+CLOSE_S = 10.0
+"""How long the client may take to close its half after the last response."""
+
 Act = Piece | Final | Pause | Call | InBand | Abort | Raw
 Script = Sequence[Act]
 
@@ -117,8 +120,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     ) -> None:
         self.scripts = list(scripts) or [ANSWER]
         self.requests: list[Request] = []
-        self.cancelled: list[str] = []
+        self.cancelled: list[str] = []  # by a goodbye
+        self.cut: list[str] = []  # by the transport
         self.completed: list[str] = []
+        self.deaf = False  # to goodbyes
         self.is_ready = ready
         self.live_error: grpc.StatusCode | None = None
         self._lock = threading.Lock()
@@ -139,7 +144,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self._pool.shutdown()
 
     def wait_cancelled(self, count: int = 1, seconds: float = 20.0) -> bool:
-        """Whether `count` requests were cancelled by their clients, within some seconds."""
+        """Whether `count` requests were ended by goodbyes of their clients, within some seconds."""
         until = time.monotonic() + seconds
         while len(self.cancelled) < count and time.monotonic() < until:
             time.sleep(0.01)
@@ -159,23 +164,38 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     def ModelStreamInfer(self, request_iterator: Iterator[Any], context: Any) -> Iterator[Any]:
         message = next(request_iterator)
         request = _read(message, context)
-        # The client has to close its half at once: an open half would keep a draining Triton alive.
-        assert next(request_iterator, None) is None
-        over = threading.Event()
-        finished = False
+        over, closed = threading.Event(), threading.Event()
+        finished = left = clean = False
 
         def ended() -> None:
             over.set()
-            (self.completed if finished else self.cancelled).append(request.id)
+            (self.cut if not finished else self.cancelled if left else self.completed).append(request.id)
+
+        def listen() -> None:
+            """A goodbye ends the answer. The client's half has to be closed at the end: an open one would keep a
+            draining Triton alive.
+            """
+            nonlocal left, clean
+            with contextlib.suppress(Exception):  # the iterator of a call that was cut raises a bare one
+                for goodbye in request_iterator:
+                    key = goodbye.parameters["cancel"].string_param
+                    if key == request.parameters["cancel_key"] and not self.deaf:
+                        left = True
+                        over.set()
+                clean = True
+            closed.set()
 
         context.add_callback(ended)
+        threading.Thread(target=listen, daemon=True).start()
         with self._lock:
             script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
             self.requests.append(request)
+        told = False  # the last response was sent
         for act in script(request) if callable(script) else script:
+            if over.is_set():
+                break
             if isinstance(act, Pause):
-                if over.wait(act.seconds):
-                    return
+                over.wait(act.seconds)
             elif isinstance(act, Call):
                 act.act()
             elif isinstance(act, Abort):
@@ -183,7 +203,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
                 context.abort(act.code, act.text)
             else:
                 yield respond(act, request.id)
-        finished = True
+                told = isinstance(act, Final | InBand) or (isinstance(act, Piece) and act.rides)
+        if left:
+            yield respond(InBand("Cancelled: the caller left"), request.id)
+        if left or told:
+            closed.wait(CLOSE_S)
+            finished = clean
 
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]

@@ -1,8 +1,7 @@
 """The asyncio client, the twin of `client`. Knows grpc.aio and tasks; the rules of an answer are in `stream`.
 
-Two cancellations look alike in grpc.aio: of the call, and of the task that waits for it. Here the first is
-raised as `Cancelled`; the second stays `asyncio.CancelledError`, as asyncio demands, and ends the call on the
-server too.
+A stream that is cancelled or left raises `Cancelled`; a task that is cancelled gets `asyncio.CancelledError`, as asyncio
+demands, and the answer ends on the server too.
 """
 
 from __future__ import annotations
@@ -19,7 +18,9 @@ import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from qwen3vl_client import wire
+from qwen3vl_client.aio_line import AsyncLine, Cut
 from qwen3vl_client.errors import Cancelled, ClientError, TimedOut
+from qwen3vl_client.line import Late
 from qwen3vl_client.media import Media
 from qwen3vl_client.reply import Chunk, Reply
 from qwen3vl_client.request import MODEL, Messages, Options, build
@@ -29,8 +30,6 @@ from qwen3vl_client.timeout import Timeout
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
-
-_GOODBYE_S = 1.0  # how long the end of a finished stream may take before it is cut off
 
 
 class AsyncClient:
@@ -123,9 +122,10 @@ class AsyncClient:
             pause = min(1.0, pause * 1.5)
 
     async def close(self) -> None:
-        """Closes the connection; streams under way are cancelled."""
+        """Ends streams under way on the server too, then closes the connection."""
         self._closed = True
         if self._connection:
+            await asyncio.gather(*(line.close() for line in self._connection.lines))
             await self._connection.channel.close()
 
     async def __aenter__(self) -> Self:
@@ -154,6 +154,7 @@ class _Connection:
         self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         self.infer = wire.stream_of(self.channel)
         self.heard_at = -math.inf
+        self.lines: set[AsyncLine] = set()
 
 
 class AsyncChatStream:
@@ -165,8 +166,7 @@ class AsyncChatStream:
         self._client, self._request, self._generation = client, request, generation
         self._headers = headers
         self._connection: Any = None
-        self._call: Any = None
-        self._messages: AsyncIterator[Any] | None = None
+        self._line: AsyncLine | None = None
         self._left = asyncio.Event()
 
     @property
@@ -193,8 +193,8 @@ class AsyncChatStream:
     def cancel(self) -> None:
         """Ends the answer on the server too; any task of the loop may call it. A reader gets Cancelled."""
         self._left.set()
-        if self._call:
-            self._call.cancel()
+        if self._line:
+            self._line.leave()
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return self
@@ -227,41 +227,37 @@ class AsyncChatStream:
         await self._hang_up()
 
     async def _receive(self) -> Chunk | None:
-        if self._call is None:
-            await self._start()
+        line = self._line or await self._start()
         limit = self._generation.message_limit()
         try:
-            response = await self._next_message(limit.seconds)
-        except asyncio.TimeoutError as late:
+            response = await line.read(limit.seconds)
+        except Late as late:
             raise self._generation.late(limit) from late
-        except asyncio.CancelledError as cancelled:
-            if not self._task_is_cancelled():
-                raise self._generation.sign(Cancelled("the stream was cancelled")) from cancelled
-            self._left.set()
-            self._call.cancel()
+        except Cut as cut:
+            raise self._generation.sign(Cancelled("the stream was cancelled")) from cut
+        except asyncio.CancelledError:
+            self.cancel()
             raise
         except grpc.aio.AioRpcError as failure:
+            self._check_left()
             self._connection.heard_at = -math.inf
             error = self._generation.broken(failure.code().name, failure.details() or "")
             raise error from error.__cause__ or failure
+        self._check_left()
         if response is None:
             self._generation.end()
             return None
         self._connection.heard_at = time.monotonic()
         return self._generation.receive(response)
 
-    async def _next_message(self, seconds: float) -> Any:
-        """The next response; None at the end of the stream."""
-        assert self._messages is not None
-        return await asyncio.wait_for(anext(self._messages, None), wire.deadline(seconds))
-
-    async def _start(self) -> None:
+    async def _start(self) -> AsyncLine:
         self._generation.start_attempt()
         self._connection = self._client._connected()
         await self._connect()
-        seconds = wire.deadline(self._generation.total_limit().seconds)
-        self._call = self._connection.infer(self._request, timeout=seconds, metadata=self._headers)
-        self._messages = aiter(self._call)
+        seconds = self._generation.total_limit().seconds
+        self._line = AsyncLine(self._connection.infer, self._request, seconds, self._headers)
+        self._connection.lines.add(self._line)
+        return self._line
 
     async def _connect(self) -> None:
         """Makes sure that somebody answers: a dead host costs the connect limit, not the first token's."""
@@ -280,19 +276,14 @@ class AsyncChatStream:
                 raise error from failure
         self._connection.heard_at = time.monotonic()
 
-    async def _hang_up(self) -> None:
-        """Closes the call; a finished one may end by itself first, since a cut counts as a cancel."""
-        call, messages, self._call, self._messages = self._call, self._messages, None, None
-        if call is None or messages is None:
-            return
-        try:
-            if self._generation.finished:
-                with contextlib.suppress(asyncio.TimeoutError, grpc.aio.AioRpcError):
-                    await asyncio.wait_for(anext(messages, None), _GOODBYE_S)
-        finally:
-            call.cancel()
+    def _check_left(self) -> None:
+        if self._left.is_set() or self._client._closed:
+            raise self._generation.sign(Cancelled("the stream was cancelled"))
 
-    def _task_is_cancelled(self) -> bool:
-        """Whether the running task was cancelled. Python 3.10 cannot tell; there `cancel` decides."""
-        cancelling = getattr(asyncio.current_task(), "cancelling", None)
-        return bool(cancelling()) if cancelling else not self._left.is_set()
+    async def _hang_up(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            ending = line.leave()
+            # Until it has ended the line stays known, so that `close` waits for it even if this task is cancelled.
+            ending.add_done_callback(lambda _: self._connection.lines.discard(line))
+            await line.close()

@@ -17,7 +17,7 @@ from qwen3vl_client.arguments import client_of, options_of, parse
 from qwen3vl_client.client import Client
 from qwen3vl_client.errors import ClientError, Interrupted, InvalidRequest, TimedOut, Unavailable, Unreachable
 from qwen3vl_client.reply import Reply
-from qwen3vl_client.terminal import Conversation, printable, show, why
+from qwen3vl_client.terminal import Conversation, interruptible, printable, show, why
 
 _CODES = ((InvalidRequest, 3), (Unavailable, 4), (TimedOut, 5), (Interrupted, 6), (ClientError, 1))
 
@@ -61,7 +61,9 @@ def _ask(client: Client, arguments: argparse.Namespace) -> int:
     messages.append({"role": "user", "content": [*media, text] if media else question})
     with client.stream(messages, **options_of(arguments)) as stream:
         if arguments.json:
-            print(json.dumps(_plain(stream.read()), ensure_ascii=False))
+            with interruptible(stream):
+                reply = stream.read()
+            print(json.dumps(_plain(reply), ensure_ascii=False))
             return 0
         show(stream)
     _remark(stream.reply, arguments)

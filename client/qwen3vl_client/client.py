@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 import time
@@ -14,18 +13,17 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from qwen3vl_client import wire
 from qwen3vl_client.errors import Cancelled, ClientError, TimedOut
+from qwen3vl_client.line import Late, Line
 from qwen3vl_client.media import Media
 from qwen3vl_client.reply import Chunk, Reply
 from qwen3vl_client.request import MODEL, Messages, Options, build
 from qwen3vl_client.retry import Retry
-from qwen3vl_client.stream import Generation, Limit
+from qwen3vl_client.stream import Generation
 from qwen3vl_client.timeout import Timeout
-from qwen3vl_client.watchdog import Watch, Watchdog
+from qwen3vl_client.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
-
-_GOODBYE_S = 1.0  # how long the end of a finished stream may take before it is cut off
 
 
 class Client:
@@ -59,6 +57,7 @@ class Client:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._infer = wire.stream_of(self._channel)
         self._watchdog = Watchdog()
+        self._lines: set[Line] = set()
         self._heard_at = -math.inf
         self._closed = False
 
@@ -142,8 +141,13 @@ class Client:
             pause = min(1.0, pause * 1.5)
 
     def close(self) -> None:
-        """Closes the connection; streams under way are cancelled."""
+        """Ends streams under way on the server too, then closes the connection."""
         self._closed = True
+        lines = list(self._lines)
+        for line in lines:
+            line.leave()
+        for line in lines:
+            line.close()
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -176,8 +180,7 @@ class ChatStream:
     ) -> None:
         self._client, self._request, self._generation = client, request, generation
         self._headers = headers
-        self._call: Any = None
-        self._watch: Watch | None = None
+        self._line: Line | None = None
         self._left = threading.Event()
 
     @property
@@ -201,11 +204,16 @@ class ChatStream:
             pass
         return self.reply
 
-    def cancel(self) -> None:
-        """Ends the answer on the server too; any thread may call it. A reader gets Cancelled."""
+    def cancel(self) -> bool:
+        """Ends the answer on the server too; any thread and signal handler may call it. A reader gets Cancelled.
+
+        True if a request was under way.
+        """
         self._left.set()
-        if call := self._call:
-            call.cancel()
+        line = self._line
+        if line:
+            line.leave()
+        return line is not None
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
@@ -237,45 +245,41 @@ class ChatStream:
         self._hang_up()
 
     def _receive(self) -> Chunk | None:
-        if self._call is None or self._watch is None:
-            self._call, self._watch = self._start()
-        watch, limit = self._watch, self._generation.message_limit()
+        line = self._line or self._start()
+        limit = self._generation.message_limit()
         try:
-            with self._client._watchdog.limit(watch, limit.seconds):
-                response = next(self._call, None)
+            response = line.read(limit.seconds)
+        except Late as late:
+            self._check_left()
+            raise self._generation.late(limit) from late
         except grpc.RpcError as failure:
-            error = self._explain(failure, watch, limit)
+            self._check_left()
+            self._client._heard_at = -math.inf
+            error = self._generation.broken(failure.code().name, failure.details() or "")
             raise error from error.__cause__ or failure
+        self._check_left()
         if response is None:
             self._generation.end()
             return None
         self._client._heard_at = time.monotonic()
         return self._generation.receive(response)
 
-    def _start(self) -> tuple[Any, Watch]:
+    def _start(self) -> Line:
         self._generation.start_attempt()
         self._client._connect(self._generation)
-        seconds = wire.deadline(self._generation.total_limit().seconds)
-        self._call = self._client._infer(self._request, timeout=seconds, metadata=self._headers)
-        if self._left.is_set():  # cancelled by another thread while there was no call to cancel
-            self._call.cancel()
-        return self._call, self._client._watchdog.add(self._call.cancel)
+        seconds = self._generation.total_limit().seconds
+        self._line = Line(self._client._infer, self._request, seconds, self._headers, self._client._watchdog)
+        self._client._lines.add(self._line)
+        if self._left.is_set() or self._client._closed:  # by another thread while there was no line to leave
+            self._line.leave()
+        return self._line
 
-    def _explain(self, failure: Any, watch: Watch, limit: Limit) -> ClientError:
-        if watch.expired:
-            return self._generation.late(limit)
+    def _check_left(self) -> None:
         if self._left.is_set() or self._client._closed:
-            return self._generation.sign(Cancelled("the stream was cancelled"))
-        self._client._heard_at = -math.inf
-        return self._generation.broken(failure.code().name, failure.details() or "")
+            raise self._generation.sign(Cancelled("the stream was cancelled"))
 
     def _hang_up(self) -> None:
-        """Closes the call; a finished one may end by itself first, since a cut counts as a cancel."""
-        call, watch, self._call, self._watch = self._call, self._watch, None, None
-        if call is None or watch is None:
-            return
-        if self._generation.finished:
-            with contextlib.suppress(grpc.RpcError), self._client._watchdog.limit(watch, _GOODBYE_S):
-                next(call, None)
-        call.cancel()
-        self._client._watchdog.remove(watch)
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+            self._client._lines.discard(line)

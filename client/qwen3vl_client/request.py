@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import struct
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,6 +91,17 @@ def build(
         if value is not None:
             _set_option(request, name, value)
     return request
+
+
+def goodbye(request: InferRequest) -> InferRequest:
+    """The request that ends the answer of `request`, which gets a new secret key for it."""
+    key = secrets.token_hex(16)
+    request.parameters["cancel_key"].string_param = key
+    farewell = service_pb2.ModelInferRequest(model_name=request.model_name, id=f"{request.id}-goodbye")
+    _add_strings(farewell, "messages", [b""])
+    farewell.parameters["cancel"].string_param = key
+    farewell.parameters["triton_enable_empty_final_response"].bool_param = True
+    return farewell
 
 
 def _as_list(media: Any) -> list[Media]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from qwen3vl_client import wire
 from qwen3vl_client.errors import (
     ClientError,
     Interrupted,
@@ -100,13 +101,16 @@ class Generation:
         if response.error_message:
             raise self.failed(classify(response.error_message))
         message = response.infer_response
+        if message.id != self.request_id:
+            raise self.failed(
+                ServerFault(f"the server sent a piece of another answer, under id {message.id!r}")
+            )
         try:
             outputs = _read_outputs(message)
         except ValueError as error:  # UnicodeDecodeError is one
             raise self.failed(ServerFault(f"the server sent outputs that cannot be read: {error}")) from error
         chunk = self._keep(outputs) if "text" in outputs else None
-        # The marker rides on the last piece or comes alone; both happen.
-        if message.parameters["triton_final_response"].bool_param:
+        if wire.is_final(message):
             self.end()
         return chunk
 

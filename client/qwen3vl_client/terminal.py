@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from qwen3vl_client.client import ChatStream, Client
-from qwen3vl_client.errors import ClientError
+from qwen3vl_client.errors import Cancelled, ClientError
 
 _HELP = """\
 /image PATH   attach a picture to the next question
@@ -32,11 +33,37 @@ def why(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
+@contextlib.contextmanager
+def interruptible(stream: ChatStream) -> Iterator[None]:
+    """Ctrl-C within the block ends the answer, and then the block with KeyboardInterrupt.
+
+    Python's own handler would raise wherever gRPC just is, and gRPC's locks do not survive that. A second Ctrl-C does.
+    """
+    pressed = False
+
+    def end(*_: object) -> None:
+        nonlocal pressed
+        again, pressed = pressed, True
+        if not stream.cancel() or again:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    except Cancelled:
+        if pressed:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def show(stream: ChatStream) -> None:
     """Writes the answer as it comes, and ends the line that it began, however the answer ends."""
     try:
-        for chunk in stream:
-            print(printable(chunk.text), end="", flush=True)
+        with interruptible(stream):
+            for chunk in stream:
+                print(printable(chunk.text), end="", flush=True)
     finally:
         if stream.text:
             print(flush=True)

@@ -1,4 +1,4 @@
-"""Cancels blocking calls whose time is up, since a blocking gRPC iterator cannot wait with a limit itself.
+"""Ends blocking calls whose time is up, since a blocking gRPC iterator cannot wait with a limit itself.
 
 One thread for all calls of a client, alive only while there is a call. Knows clocks and callbacks, no gRPC.
 """
@@ -15,10 +15,13 @@ _LONGEST_WAIT_S = 3600.0  # infinity and very long limits are more than a condit
 
 
 class Watch:
-    """One watched call: `due` on the monotonic clock, infinity while nobody waits."""
+    """One watched call: `due` on the monotonic clock, infinity while nobody waits.
 
-    def __init__(self, cancel: Callable[[], object]) -> None:
-        self.cancel, self.due, self.expired = cancel, math.inf, False
+    `end` is called when the time is up; the seconds that it gives are one more limit, None is the end of it.
+    """
+
+    def __init__(self, end: Callable[[], float | None]) -> None:
+        self.end, self.due, self.expired = end, math.inf, False
 
 
 class Watchdog:
@@ -30,9 +33,9 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._wakes_at = math.inf
 
-    def add(self, cancel: Callable[[], object]) -> Watch:
-        """Watches over a call that `cancel` ends; it has no limit yet."""
-        watch = Watch(cancel)
+    def add(self, end: Callable[[], float | None]) -> Watch:
+        """Watches over a call that `end` ends; it has no limit yet."""
+        watch = Watch(end)
         with self._changed:
             self._watches.add(watch)
         return watch
@@ -45,19 +48,23 @@ class Watchdog:
 
     @contextmanager
     def limit(self, watch: Watch, seconds: float) -> Iterator[None]:
-        """Cancels the call if the block takes longer than `seconds`; then `watch.expired` is true."""
-        with self._changed:
-            watch.due = time.monotonic() + seconds
-            if watch.due < math.inf and self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="qwen3vl-watchdog", daemon=True)
-                self._thread.start()
-            elif watch.due < self._wakes_at:
-                self._changed.notify()
+        """Ends the call if the block takes longer than `seconds`; then `watch.expired` is true."""
+        self.hurry(watch, seconds)
         try:
             yield
         finally:
             # No lock and no waking: a limit that was lifted only makes the thread look once more.
             watch.due = math.inf
+
+    def hurry(self, watch: Watch, seconds: float) -> None:
+        """Ends the call after `seconds`, unless a limit comes first or the block of one is left before."""
+        with self._changed:
+            watch.due = min(watch.due, time.monotonic() + seconds)
+            if watch.due < math.inf and self._thread is None and watch in self._watches:
+                self._thread = threading.Thread(target=self._run, name="qwen3vl-watchdog", daemon=True)
+                self._thread.start()
+            elif watch.due < self._wakes_at:
+                self._changed.notify()
 
     def _run(self) -> None:
         while True:
@@ -73,7 +80,10 @@ class Watchdog:
                     self._wakes_at = -math.inf
                     continue
                 for watch in late:
-                    watch.expired = True
-                self._watches.difference_update(late)
+                    watch.expired, watch.due = True, math.inf
             for watch in late:
-                watch.cancel()
+                more = watch.end()
+                if more is None:
+                    self.remove(watch)
+                else:
+                    self.hurry(watch, more)

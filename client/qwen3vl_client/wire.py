@@ -16,6 +16,10 @@ import grpc
 from tritonclient.grpc import service_pb2
 
 _STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+GOODBYE_S = 1.0
+"""How long a call may take to end after its answer, or after the server was asked to end it, before it is cut."""
+GRACE_S = 0.25
+"""The same when a limit of the caller has passed."""
 FRESH_S = 10.0
 """A connection that carried a message within these seconds counts as alive; an older one is asked first."""
 
@@ -78,15 +82,23 @@ def headers(metadata: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
 
 
 def stream_of(channel: Any) -> Any:
-    """The call of ModelStreamInfer as one request, then half-closed, then many responses.
-
-    On the wire a bidirectional call that sends one message and closes its half is the same as this; this form
-    needs no thread or task to write, and cannot leave an idle half open, which keeps a draining server alive.
-    """
-    return channel.unary_stream(
+    """The call of ModelStreamInfer: requests out, responses in."""
+    return channel.stream_stream(
         _STREAM,
         request_serializer=service_pb2.ModelInferRequest.SerializeToString,
         response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+    )
+
+
+def is_last(message: Any) -> bool:
+    """Whether a response is the last one about its request."""
+    return bool(message.error_message) or is_final(message.infer_response)
+
+
+def is_final(response: Any) -> bool:
+    """Whether a response carries Triton's final marker. It rides on the last piece or comes alone; both happen."""
+    return "triton_final_response" in response.parameters and bool(
+        response.parameters["triton_final_response"].bool_param
     )
 
 

@@ -26,12 +26,12 @@ class Failure:
 class Call(Protocol):
     """One request to the public model, and the calls it makes.
 
-    A call is ended once, by `send(..., final=True)` or by `fail`. After that `is_cancelled`, `send`, `fail`
+    A call is ended once, by `send(..., final=True)`, by `fail` or by `end`. After that `is_cancelled`, `send`, `fail`
     are not used again (the request behind them is gone), while the iterator of `generate` is still read to
     its end and `stop` may still be called. The exception: when a `send` raises, `fail` is still tried.
 
-    Every method may raise. `is_cancelled` and `stop` are called from other threads than the rest, but
-    `is_cancelled` never during or after the ending `send` or `fail`.
+    Every method may raise. Methods are called from several threads; `is_cancelled`, `send`, `fail` and `end`
+    never at the same time.
     """
 
     @property
@@ -54,6 +54,10 @@ class Call(Protocol):
 
     def fail(self, error: ServingError) -> None:
         """Send the error (`error.wire`, `error.code`) as the last response."""
+        ...
+
+    def end(self) -> None:
+        """Send the last response without anything in it: to a request that asks for no answer."""
         ...
 
     def generate(self, inner_id: str, adapter: Tensors) -> Iterator[Tensors | Failure]:

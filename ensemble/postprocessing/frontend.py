@@ -7,7 +7,8 @@ Why it works like this, each measured on Triton 2.51: a client that goes away is
 inside an ensemble, only by the public model; the inner call cannot be cancelled, so a stop request goes to
 the language model under the inner request's id; one that arrives before its request is lost, so it is
 repeated until the inner stream ends; and the inner stream is always read to its end, or the server could not
-exit.
+exit. A caller may also say in the stream that it leaves (`options.CANCEL`): Triton 2.51 can lose a server to a
+cancelled RPC (docs/decisions/0009), so our own clients never cancel one that can be ended this way.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from ensemble.errors import (
     Cancelled,
     Draining,
     EngineFailure,
+    InvalidOption,
     Overloaded,
     PromptTooLong,
     ServingError,
     parse,
 )
-from ensemble.options import Options
+from ensemble.options import CANCEL, Options
 from ensemble.postprocessing.answer import Answer, Generated
 from ensemble.postprocessing.call import Call, Failure, Tensors
 from ensemble.postprocessing.detokenizer import Vocabulary
@@ -69,6 +71,7 @@ class Frontend:
         self._tokens_per_block = tokens_per_block
         self._lock = threading.Lock()
         self._inflight = 0
+        self._cancellable: dict[str, Flight] = {}  # by cancel_key
         self._draining = False
         self._watcher = Watcher()
         self.outcomes = Outcomes()
@@ -92,15 +95,33 @@ class Frontend:
 
     def submit(self, call: Call) -> None:
         """Admit or refuse a request at once; never raises and never waits for another request."""
-        started_s = time.monotonic()
         inner_id = str(uuid.uuid4())
-        self.outcomes.take()
         try:
-            options = Options.from_parameters(call.parameters)
-            self._adapters.check(options.lora_name)
-            self._admit(Flight(call, options, inner_id, started_s))
+            key = call.parameters.get(CANCEL)
+            if key is None:
+                self._take(call, inner_id)
+            else:
+                self._cancel(str(key))
+                call.end()
         except Exception as error:
             self._refuse(call, inner_id, error)
+
+    def _take(self, call: Call, inner_id: str) -> None:
+        started_s = time.monotonic()
+        self.outcomes.take()
+        options = Options.from_parameters(call.parameters)
+        self._adapters.check(options.lora_name)
+        self._admit(Flight(call, options, inner_id, started_s))
+
+    def _cancel(self, key: str) -> None:
+        """End the answer of this key; nothing if there is none (any more)."""
+        with self._lock:
+            flight = self._cancellable.get(key)
+        if flight is not None:
+            with flight.turn:
+                if not flight.ended:
+                    flight.cancelled = True
+                    self._break_off(flight, Cancelled("the caller left"))
 
     def _refuse(self, call: Call, inner_id: str, error: Exception) -> None:
         if isinstance(error, ServingError):
@@ -118,6 +139,10 @@ class Frontend:
                 raise Draining("the server is shutting down; send the request to another one")
             if self._inflight >= self._max_inflight:
                 raise Overloaded(f"{self._max_inflight} requests are in flight, the limit; try again later")
+            if (key := flight.options.cancel_key) in self._cancellable:
+                raise InvalidOption("cancel_key", "a key in use", "a new random string for each request")
+            if key:
+                self._cancellable[key] = flight
             self._inflight += 1
             self._workers.submit(self._serve, flight)
 
@@ -129,17 +154,16 @@ class Frontend:
                 self._vocabulary, self._manifest, flight.options, flight.started_s, self._tokens_per_block
             )
             for response in self._responses(flight):
-                if not flight.ended:
-                    self._pass_on(flight, answer, response)
-            if not flight.ended:
-                answer.end()
-                self._finish(flight, answer)
+                self._pass_on(flight, answer, response)
+            self._pass_on(flight, answer, None)
         except Exception as error:
-            self._break_off(flight, error)
+            with flight.turn:
+                self._break_off(flight, error, told=flight.ended)
         finally:
             self._watcher.remove(flight)
             with self._lock:
                 self._inflight -= 1
+                self._cancellable.pop(flight.options.cancel_key, None)
 
     def _responses(self, flight: Flight) -> Iterator[Tensors | Failure]:
         """The inner stream; a second one with the adapter's weights if the language model did not hold them."""
@@ -152,31 +176,38 @@ class Frontend:
         if missing and not flight.cancelled:
             yield from flight.call.generate(flight.inner_id, self._adapters.with_weights(name))
 
-    def _pass_on(self, flight: Flight, answer: Answer, response: Tensors | Failure) -> None:
-        try:
-            if flight.cancelled:
-                raise Cancelled("the caller went away")
-            if isinstance(response, Failure):
-                raise _mapped(response.message)
-            answer.add(Generated.read(response))
-            if answer.finish_reason:
-                self._finish(flight, answer)
-            elif (chunk := answer.take()) is not None:
-                flight.call.send(chunk, final=False)
-        except Exception as error:
-            # The caller gets an end here, and the inner stream goes on being read.
-            self._break_off(flight, error)
+    def _pass_on(self, flight: Flight, answer: Answer, response: Tensors | Failure | None) -> None:
+        """Tell the caller a response, or the end of the inner stream (None); nothing if it got its end before."""
+        with flight.turn:
+            if flight.ended:
+                return
+            try:
+                if flight.cancelled:
+                    raise Cancelled("the caller went away")
+                if isinstance(response, Failure):
+                    raise _mapped(response.message)
+                if response is None:
+                    answer.end()
+                else:
+                    answer.add(Generated.read(response))
+                if answer.finish_reason:
+                    self._finish(flight, answer)
+                elif (chunk := answer.take()) is not None:
+                    flight.call.send(chunk, final=False)
+            except Exception as error:
+                # The caller gets an end here, and the inner stream goes on being read.
+                self._break_off(flight, error)
 
     def _finish(self, flight: Flight, answer: Answer) -> None:
-        if flight.cancelled:
-            raise Cancelled("the caller went away")
         # After the end token or the last allowed one the language model ends by itself, or else is stopped.
         flight.end(stop_in_s=0.0 if answer.cut else STOP_INTERVAL_S)
         flight.call.send(answer.last(), final=True)
         self._watcher.wake()
 
-    def _break_off(self, flight: Flight, error: Exception) -> None:
-        """End a request with an error; what is not ours is logged and becomes an EngineFailure."""
+    def _break_off(self, flight: Flight, error: Exception, told: bool = False) -> None:
+        """End a request with an error, unless the caller was told its end; what is not ours is logged and becomes an
+        EngineFailure.
+        """
         if isinstance(error, Cancelled):
             _log.info("request %s was cancelled", flight.name)
         elif isinstance(error, EngineFailure) or not isinstance(error, ServingError):
@@ -186,7 +217,8 @@ class Frontend:
             self.outcomes.fail(error)
         flight.end(stop_in_s=0.0)
         self._watcher.wake()
-        _fail(flight.call, error, flight.inner_id)
+        if not told:
+            _fail(flight.call, error, flight.inner_id)
 
 
 # Texts of Triton itself and of NVIDIA's C++ backend that mean the same as an error of ours, in lower case.

@@ -38,7 +38,7 @@ class Flight:
     cancelled: bool = False
     stop_at_s: float | None = None  # when the next stop request is due; None: the inner stream may go on
     stopping: bool = False  # a stop request is on its way
-    asking: threading.Lock = field(default_factory=threading.Lock)
+    turn: threading.RLock = field(default_factory=threading.RLock)  # held by whoever asks or answers the call
 
     @property
     def name(self) -> str:
@@ -47,7 +47,7 @@ class Flight:
 
     def end(self, stop_in_s: float) -> None:
         """Nobody may ask the call from here on; an inner stream that outlives `stop_in_s` is stopped."""
-        with self.asking:
+        with self.turn:
             self.ended = True
         self.stop_at_s = time.monotonic() + stop_in_s
 
@@ -121,7 +121,7 @@ class Watcher:
 
 
 def _ask(flight: Flight) -> None:
-    with flight.asking:
+    with flight.turn:
         if flight.ended or flight.cancelled:
             return
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 from qwen3vl_client import Client
-from qwen3vl_client.errors import Draining, Unreachable
+from qwen3vl_client.errors import Draining, Interrupted, Unreachable
 from tritonclient.grpc import service_pb2_grpc
 
 from tests.server.triton import Server, serving
@@ -138,3 +138,15 @@ def test_a_killed_supervisor_leaves_no_process_behind(endless_engines: Path) -> 
         while (left := [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]) and time.monotonic() < end:
             time.sleep(0.1)
         assert left == []
+
+
+def test_a_server_that_stands_still_is_ended_and_its_callers_are_told(endless_engines: Path) -> None:
+    with serving(endless_engines, expect_exit=1, arguments=("--silence", "3")) as server:
+        time.sleep(4)  # nobody asks anything, and it lives
+        with Client(server.grpc_url) as client, client.stream("Hello", max_tokens=TOKENS) as stream:
+            next(stream)
+            os.kill(server.triton_pid, signal.SIGSTOP)
+            with pytest.raises(Interrupted):
+                stream.read()
+        assert gone(server, 20)
+        assert "gave no answer for 3 s" in server.log()

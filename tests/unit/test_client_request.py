@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 from qwen3vl_client.errors import InvalidImage, InvalidMessages, InvalidOption, InvalidVideo
-from qwen3vl_client.request import MODEL, build
+from qwen3vl_client.request import MODEL, build, goodbye
 from qwen3vl_client.request import Options as ClientOptions
 
 from ensemble import contract
-from ensemble.options import Options
+from ensemble.options import CANCEL, Options
 
 PNG = b"\x89PNG picture"
 
@@ -47,7 +47,18 @@ def test_names_of_model_inputs_and_options_are_those_of_the_contract() -> None:
     request = build("Hi", images=[PNG], videos=[b"mp4"])
     assert request.model_name == MODEL == contract.ENTRY
     assert list(tensors(request)) == [tensor.name for tensor in contract.REQUEST]
-    assert ClientOptions.__annotations__.keys() == Options.__dataclass_fields__.keys()
+    # The key is the client's own business.
+    assert ClientOptions.__annotations__.keys() == Options.__dataclass_fields__.keys() - {"cancel_key"}
+
+
+def test_goodbye_names_the_key_of_the_request_and_asks_nothing() -> None:
+    request = build("Hi", images=[PNG], request_id="q")
+    farewell = goodbye(request)
+    key = parameters(request)["cancel_key"]
+    assert parameters(farewell) == {"cancel": key, "triton_enable_empty_final_response": True}
+    assert (farewell.model_name, farewell.id, tensors(farewell)) == (MODEL, "q-goodbye", {"messages": [b""]})
+    assert Options.from_parameters({"cancel_key": key}).cancel_key == key
+    assert CANCEL in parameters(farewell)
 
 
 def test_plain_question_is_one_user_message_without_media_tensors() -> None:

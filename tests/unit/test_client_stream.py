@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from qwen3vl_client.timeout import Timeout
 from tritonclient.grpc import service_pb2
 
 from ensemble import errors as server_errors
-from tests.fake_triton import LAST, Final, InBand, Piece, respond
+from tests.fake_triton import LAST, Act, Final, InBand, Piece, respond
 
 
 class Clock:
@@ -49,16 +50,20 @@ def generation(timeout: Timeout | None = None, retries: int = 2) -> tuple[Genera
     return made, clock
 
 
+def said(act: Act) -> Any:
+    return respond(act, "id-1")
+
+
 @pytest.mark.parametrize("rides", [False, True])
 def test_answer_is_whole_with_the_final_marker_alone_or_on_the_last_piece(rides: bool) -> None:
     made, _ = generation()
     chunks = [
-        made.receive(respond(Piece("我", (1, 2)))),
-        made.receive(respond(Piece("的", (3,), "stop", rides, LAST))),
+        made.receive(said(Piece("我", (1, 2)))),
+        made.receive(said(Piece("的", (3,), "stop", rides, LAST))),
     ]
     assert made.finished is rides
     if not rides:
-        assert made.receive(respond(Final())) is None
+        assert made.receive(said(Final())) is None
     assert made.finished
     assert [chunk.text for chunk in chunks if chunk] == ["我", "的"]
     reply = made.reply
@@ -71,14 +76,14 @@ def test_answer_is_whole_with_the_final_marker_alone_or_on_the_last_piece(rides:
 
 def test_marker_that_comes_with_the_end_of_the_stream_is_not_needed() -> None:
     made, _ = generation()
-    made.receive(respond(Piece("Hi", finish_reason="length", more=LAST)))
+    made.receive(said(Piece("Hi", finish_reason="length", more=LAST)))
     made.end()
     assert made.reply.finish_reason == "length"
 
 
 def test_reply_is_not_there_before_the_end() -> None:
     made, _ = generation()
-    made.receive(respond(Piece("Hi")))
+    made.receive(said(Piece("Hi")))
     with pytest.raises(RuntimeError, match="read to its end"):
         _ = made.reply
 
@@ -88,9 +93,9 @@ def test_client_times_run_from_the_start_of_the_first_attempt() -> None:
     clock.now += 0.5
     made.start_attempt()
     clock.now += 1.0
-    made.receive(respond(Piece("a")))
+    made.receive(said(Piece("a")))
     clock.now += 2.0
-    made.receive(respond(Piece("b", finish_reason="stop", rides=True)))
+    made.receive(said(Piece("b", finish_reason="stop", rides=True)))
     timings = made.reply.timings
     assert timings.client_time_to_first_token_ms == pytest.approx(1500)
     assert timings.client_total_ms == pytest.approx(3500)
@@ -101,7 +106,7 @@ def test_client_times_run_from_the_start_of_the_first_attempt() -> None:
 def test_log_probabilities_are_kept_per_token() -> None:
     made, _ = generation()
     more = {"token_logprobs": np.array([-0.5, -1.0], np.float32)}
-    chunk = made.receive(respond(Piece("ab", (1, 2), more=more)))
+    chunk = made.receive(said(Piece("ab", (1, 2), more=more)))
     assert chunk
     assert chunk.token_logprobs == (-0.5, -1.0)
 
@@ -109,8 +114,8 @@ def test_log_probabilities_are_kept_per_token() -> None:
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=20), min_size=1, max_size=8))
 def test_any_unicode_pieces_arrive_unchanged(pieces: list[str]) -> None:
     made, _ = generation()
-    got = [made.receive(respond(Piece(piece, (i,)))) for i, piece in enumerate(pieces)]
-    made.receive(respond(Piece("", (), "stop", True)))
+    got = [made.receive(said(Piece(piece, (i,)))) for i, piece in enumerate(pieces)]
+    made.receive(said(Piece("", (), "stop", True)))
     assert [chunk.text for chunk in got if chunk] == pieces
     assert made.reply.text == "".join(pieces)
 
@@ -119,7 +124,7 @@ def test_any_unicode_pieces_arrive_unchanged(pieces: list[str]) -> None:
 def test_stream_that_just_ends_is_never_a_short_answer(begun: bool) -> None:
     made, _ = generation()
     if begun:
-        made.receive(respond(Piece("Hal", (1, 2))))
+        made.receive(said(Piece("Hal", (1, 2))))
     with pytest.raises(Interrupted if begun else ServerFault, match="without a finish_reason") as caught:
         made.end()
     assert (caught.value.partial_text, caught.value.partial_tokens) == (("Hal", 2) if begun else ("", 0))
@@ -128,12 +133,13 @@ def test_stream_that_just_ends_is_never_a_short_answer(begun: bool) -> None:
 def test_final_marker_without_a_finish_reason_is_an_error() -> None:
     made, _ = generation()
     with pytest.raises(ServerFault):
-        made.receive(respond(Final()))
+        made.receive(said(Final()))
 
 
 @pytest.mark.parametrize("raw", [b"\x02\x00\x00\x00\xff\xfe", b""])
 def test_outputs_that_cannot_be_read_are_a_fault_of_the_server(raw: bytes) -> None:
     response = service_pb2.ModelStreamInferResponse()
+    response.infer_response.id = "id-1"
     response.infer_response.outputs.add(name="text", datatype="BYTES", shape=[1])
     if raw:
         response.infer_response.raw_output_contents.append(raw)
@@ -143,7 +149,7 @@ def test_outputs_that_cannot_be_read_are_a_fault_of_the_server(raw: bytes) -> No
 
 
 def test_unknown_outputs_of_a_newer_server_do_no_harm() -> None:
-    response = respond(Piece("a"))
+    response = said(Piece("a"))
     response.infer_response.outputs.add(name="mood", datatype="BF16", shape=[1])
     response.infer_response.raw_output_contents.append(b"\x00\x00")
     made, _ = generation()
@@ -222,9 +228,9 @@ def test_foreign_texts_and_codes_are_classified(text: str, code: str | None, kin
 
 def test_failure_after_the_first_piece_is_an_interruption_with_its_cause() -> None:
     made, _ = generation()
-    made.receive(respond(Piece("Hal", (1, 2))))
+    made.receive(said(Piece("Hal", (1, 2))))
     with pytest.raises(Interrupted, match="after 2 tokens: kv blocks") as caught:
-        made.receive(respond(InBand("EngineFailure: kv blocks")))
+        made.receive(said(InBand("EngineFailure: kv blocks")))
     assert isinstance(caught.value.__cause__, ServerFault)
     assert caught.value.partial_text == "Hal"
     assert caught.value.request_id == "id-1"
@@ -232,7 +238,7 @@ def test_failure_after_the_first_piece_is_an_interruption_with_its_cause() -> No
 
 def test_errors_survive_pickling_with_what_they_know() -> None:
     made, _ = generation(Timeout(idle=3))
-    made.receive(respond(Piece("Hal", (1, 2))))
+    made.receive(said(Piece("Hal", (1, 2))))
     error = pickle.loads(pickle.dumps(made.late(made.message_limit())))
     assert (type(error), error.which, error.partial_text, error.partial_tokens) == (
         TimedOut,
@@ -250,7 +256,7 @@ def test_limits_follow_the_course_of_an_answer() -> None:
     assert (made.connect_limit().which, made.connect_limit().seconds) == ("connect", 2)
     clock.now += 4
     assert (made.message_limit().which, made.message_limit().seconds) == ("first_token", 6)
-    made.receive(respond(Piece("a")))
+    made.receive(said(Piece("a")))
     for _ in range(5):
         assert (made.message_limit().which, made.message_limit().seconds) == (
             "idle",
@@ -297,7 +303,7 @@ def test_only_what_may_pass_is_tried_again(error: ClientError, again: bool) -> N
 
 def test_nothing_is_tried_again_after_the_first_piece() -> None:
     made, _ = generation()
-    made.receive(respond(Piece("", ())))
+    made.receive(said(Piece("", ())))
     assert made.pause_s(Overloaded("")) is None
 
 

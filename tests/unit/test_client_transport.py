@@ -33,7 +33,21 @@ from qwen3vl_client import (
 )
 from qwen3vl_client.retry import Retry
 
-from tests.fake_triton import ANSWER, LAST, Abort, Call, FakeTriton, Final, InBand, Pause, Piece, Script, Wire
+from tests.fake_triton import (
+    ANSWER,
+    LAST,
+    Abort,
+    Call,
+    FakeTriton,
+    Final,
+    InBand,
+    Pause,
+    Piece,
+    Raw,
+    Script,
+    Wire,
+    respond,
+)
 
 SLOW: Script = [Piece("a"), *[Pause(0.05), Piece("b")] * 200, Piece("", (), "stop", True)]
 SILENT: Script = [Pause(30)]
@@ -421,7 +435,9 @@ def test_error_in_the_block_that_reads_cancels_on_the_server() -> None:
 
 
 def test_closing_the_client_cancels_what_is_being_read() -> None:
-    with FakeTriton([Piece("a"), Call(lambda: client.close()), Pause(30)]) as triton:
+    with FakeTriton(
+        [Piece("a"), Call(lambda: threading.Thread(target=client.close).start()), Pause(30)]
+    ) as triton:
         client = Client(triton.url)
         with pytest.raises(Cancelled):
             client.chat("Hi")
@@ -518,6 +534,37 @@ def test_stream_that_was_left_cannot_be_read_on() -> None:
                 next(stream)
         asyncio.run(main(triton.url))
         assert triton.wait_cancelled(2)
+
+
+@both
+def test_server_that_does_not_hear_the_goodbye_is_cut_off(kind: Driver) -> None:
+    with FakeTriton([Piece("a"), Pause(30)]) as triton:
+        triton.deaf = True
+        began = time.monotonic()
+        assert len(kind(triton.url).chunks(take=1)) == 1
+        assert 0.9 < time.monotonic() - began < 20
+        until = time.monotonic() + 20
+        while not triton.cut and time.monotonic() < until:
+            time.sleep(0.01)
+        assert (len(triton.cut), triton.cancelled, triton.completed) == (1, [], [])
+
+
+@both
+def test_a_piece_of_another_answer_is_never_shown(kind: Driver) -> None:
+    foreign = respond(Piece("somebody else's"), "another")
+    with FakeTriton([Piece("a"), Raw(foreign), Pause(30)]) as triton:
+        with pytest.raises(Interrupted, match="another answer") as caught:
+            kind(triton.url).chat()
+        assert caught.value.partial_text == "a"
+
+
+@both
+def test_every_attempt_has_a_key_of_its_own(kind: Driver) -> None:
+    with FakeTriton([InBand("Overloaded: full")], ANSWER) as triton:
+        kind(triton.url).chat()
+    keys = {request.parameters["cancel_key"] for request in triton.requests}
+    assert len(keys) == 2
+    assert all(len(key) == 32 for key in keys)
 
 
 def test_cancel_during_a_pause_between_attempts_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:

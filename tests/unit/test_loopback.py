@@ -61,6 +61,7 @@ def loopback(triton: MemoryTriton) -> Iterator[Loopback]:
 
 def message(**outputs: np.ndarray[Any, Any]) -> Any:
     made = service_pb2.ModelStreamInferResponse()
+    made.infer_response.id = "id"
     for name, array in outputs.items():
         datatype = {"int32": "INT32", "float32": "FP32"}[str(array.dtype)]
         made.infer_response.outputs.add(name=name, datatype=datatype, shape=array.shape)
@@ -108,6 +109,12 @@ def test_responses_come_in_order_and_empty_ones_are_left_out(
     assert not isinstance(second, str)
     assert first["output_ids"].tolist() == [[[7, 8]]]
     assert second["output_log_probs"].dtype == np.float32
+
+
+def test_a_response_of_another_request_is_an_error(triton: MemoryTriton, loopback: Loopback) -> None:
+    triton.handler = lambda request, context: iter([message(sequence_length=np.array([1], np.int32))])
+    (failure,) = loopback.call(CONTRACT[ENSEMBLE], "another", {}, {})
+    assert failure == "INTERNAL: a response of request 'id' came to 'another'"
 
 
 def test_an_error_in_the_stream_is_its_text_and_the_stream_goes_on(

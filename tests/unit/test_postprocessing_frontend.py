@@ -131,6 +131,11 @@ class MemoryCall:
         self.error = error
         self.on_fail()
 
+    def end(self) -> None:
+        if self.ended.is_set():
+            self.wrong.append("end after the end")
+        self.ended.set()
+
     def generate(self, inner_id: str, adapter: Tensors) -> Iterator[Tensors | Failure]:
         self.inner_ids.append(inner_id)
         self.adapters.append(adapter)
@@ -296,6 +301,95 @@ def test_a_caller_that_leaves_midway_stops_the_inner_stream_within_a_poll(fronte
     wait(lambda: frontend.inflight == 0)
     assert isinstance(call.error, Cancelled)
     assert call.wrong == []
+
+
+KEY, OTHER_KEY = "k" * 32, "o" * 32
+
+
+def endless() -> Iterator[Tensors]:
+    return (generated([120]) for _ in iter(lambda: time.sleep(0.005), 1))
+
+
+def test_a_goodbye_ends_its_answer_at_once_and_no_other(frontend: Frontend) -> None:
+    call, other = MemoryCall(endless(), cancel_key=KEY), MemoryCall(endless(), cancel_key=OTHER_KEY)
+    for each in (call, other):
+        frontend.submit(each)
+        wait(lambda each=each: len(each.chunks) > 3)
+    goodbye = MemoryCall([], cancel=KEY)
+    frontend.submit(goodbye)
+    assert call.ended.is_set(), "the caller need not wait for the language model"
+    assert isinstance(call.error, Cancelled)
+    assert (goodbye.ended.is_set(), goodbye.error, goodbye.chunks, goodbye.inner_ids) == (True, None, [], [])
+    assert call.drained.wait(2), "the inner stream is stopped"
+    assert not other.ended.is_set()
+    frontend.submit(MemoryCall([], cancel=OTHER_KEY))
+    wait(lambda: frontend.inflight == 0)
+    assert (call.wrong, other.wrong, goodbye.wrong) == ([], [], [])
+    assert frontend.outcomes.taken == 2, "a goodbye is no request"
+
+
+def test_a_goodbye_before_the_first_token_needs_no_response_of_the_language_model(frontend: Frontend) -> None:
+    call = MemoryCall([], cancel_key=KEY)
+    call._script = [lambda: call.stopped.wait(5), *tokens("late")]
+    frontend.submit(call)
+    wait(lambda: bool(call.inner_ids))
+    frontend.submit(MemoryCall([], cancel=KEY))
+    assert isinstance(call.error, Cancelled)
+    assert call.drained.wait(2)
+    wait(lambda: frontend.inflight == 0)
+    assert (call.chunks, call.wrong) == ([], [])
+
+
+def test_a_goodbye_that_comes_too_late_or_knows_no_key_changes_nothing(frontend: Frontend) -> None:
+    call = serve(frontend, MemoryCall([*tokens("ok"), END], cancel_key=KEY))
+    for key in (KEY, "", "guessed", 7):
+        goodbye = MemoryCall([], cancel=key)
+        frontend.submit(goodbye)
+        assert (goodbye.ended.is_set(), goodbye.error) == (True, None)
+    assert (call.text, call.error, call.wrong) == ("ok", None, [])
+
+
+def test_goodbyes_work_while_the_server_drains(frontend: Frontend) -> None:
+    call = MemoryCall(endless(), cancel_key=KEY)
+    frontend.submit(call)
+    wait(lambda: len(call.chunks) > 3)
+    frontend.drain()
+    frontend.submit(MemoryCall([], cancel=KEY))
+    assert isinstance(call.error, Cancelled)
+    wait(lambda: frontend.inflight == 0)
+
+
+def test_a_key_is_one_requests_own_and_never_told(
+    frontend: Frontend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    call = MemoryCall(endless(), cancel_key=KEY)
+    frontend.submit(call)
+    double = MemoryCall([], cancel_key=KEY)
+    frontend.submit(double)
+    short = MemoryCall([], cancel_key="short-key")
+    frontend.submit(short)
+    for refused in (double, short):
+        assert isinstance(refused.error, InvalidOption)
+        assert "cancel_key" in str(refused.error)
+    frontend.submit(MemoryCall([], cancel=KEY))
+    wait(lambda: frontend.inflight == 0)
+    assert KEY not in caplog.text + str(double.error)
+    assert "short-key" not in caplog.text + str(short.error)
+
+
+def test_goodbyes_at_every_moment_of_many_answers_end_each_once(frontend: Frontend) -> None:
+    calls = []
+    for i in range(200):
+        call = MemoryCall([*tokens("some text"), END], cancel_key=f"{i:032}")
+        wait(lambda: frontend.inflight < 8)
+        frontend.submit(call)
+        time.sleep((i % 20) * 5e-5)
+        frontend.submit(MemoryCall([], cancel=f"{i:032}"))
+        calls.append(call)
+    wait(lambda: frontend.inflight == 0)
+    assert all(call.ended.is_set() and call.wrong == [] for call in calls)
+    assert all(isinstance(call.error, Cancelled) or call.text == "some text" for call in calls)
 
 
 def test_admission_is_bounded_and_refuses_at_once(frontend: Frontend) -> None:
