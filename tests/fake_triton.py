@@ -143,12 +143,17 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self._server.stop(0).wait()
         self._pool.shutdown()
 
-    def wait_cancelled(self, count: int = 1, seconds: float = 20.0) -> bool:
+    def wait_cancelled(self, count: int = 1) -> bool:
         """Whether `count` requests were ended by goodbyes of their clients, within some seconds."""
-        until = time.monotonic() + seconds
-        while len(self.cancelled) < count and time.monotonic() < until:
-            time.sleep(0.01)
-        return len(self.cancelled) == count
+        return _reaches(self.cancelled, count)
+
+    def wait_completed(self, count: int = 1) -> bool:
+        """Whether `count` requests came to their end, within some seconds: a client may see the end first."""
+        return _reaches(self.completed, count)
+
+    def wait_cut(self, count: int = 1) -> bool:
+        """Whether `count` requests were cut off, within some seconds."""
+        return _reaches(self.cut, count)
 
     def ServerLive(self, request: Any, context: Any) -> Any:
         if self.live_error:
@@ -209,6 +214,13 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         if left or told:
             closed.wait(CLOSE_S)
             finished = clean
+
+
+def _reaches(requests: list[str], count: int, seconds: float = 20.0) -> bool:
+    until = time.monotonic() + seconds
+    while len(requests) < count and time.monotonic() < until:
+        time.sleep(0.01)
+    return len(requests) == count
 
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]

@@ -190,11 +190,15 @@ class AsyncChatStream:
             pass
         return self.reply
 
-    def cancel(self) -> None:
-        """Ends the answer on the server too; any task of the loop may call it. A reader gets Cancelled."""
+    def cancel(self) -> bool:
+        """Ends the answer on the server too; any task of the loop may call it. A reader gets Cancelled.
+
+        True if a request was under way.
+        """
         self._left.set()
         if self._line:
             self._line.leave()
+        return self._line is not None
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return self
@@ -232,6 +236,7 @@ class AsyncChatStream:
         try:
             response = await line.read(limit.seconds)
         except Late as late:
+            line.leave(wire.GRACE_S)
             raise self._generation.late(limit) from late
         except Cut as cut:
             raise self._generation.sign(Cancelled("the stream was cancelled")) from cut

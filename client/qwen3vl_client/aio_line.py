@@ -51,10 +51,12 @@ class AsyncLine:
         self._over |= message is None or wire.is_last(message)
         return message
 
-    def leave(self) -> asyncio.Task[None]:
-        """End the answer on the server and then the call, in the background. A reader gets a message or an error soon."""
+    def leave(self, seconds: float = wire.GOODBYE_S) -> asyncio.Task[None]:
+        """End the answer on the server and then the call, in the background; cut it after `seconds`. A reader gets a
+        message or an error soon.
+        """
         if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close())
+            self._closing = asyncio.ensure_future(self._close(seconds))
         return self._closing
 
     async def close(self) -> None:
@@ -67,10 +69,10 @@ class AsyncLine:
         message = await self._call.read()
         return None if message is grpc.aio.EOF else message
 
-    async def _close(self) -> None:
+    async def _close(self, seconds: float) -> None:
         try:
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.TimeoutError):
-                await asyncio.wait_for(self._part(), wire.GOODBYE_S)
+                await asyncio.wait_for(self._part(), seconds)
         finally:
             self._call.cancel()
 
