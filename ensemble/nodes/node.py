@@ -47,12 +47,15 @@ class Node:
         self._daemon: Daemon | None = None
         self._code = 0
         self._told, self._tell = socket.socketpair()
+        self._tell.setblocking(False)
 
     def run(self) -> int:
         """Wait for the leader, and for the end of the daemon; returns its exit code, 0 after a signal."""
+        # A handler in Python would have to wait until `select` returns, which only a signal to this very thread, at a
+        # moment when it waits already, makes it do. The interpreter itself writes to the socket at once.
+        wakes_before = signal.set_wakeup_fd(self._tell.fileno(), warn_on_full_buffer=False)
         before = {
-            number: signal.signal(number, lambda *_: self._wake())
-            for number in (signal.SIGTERM, signal.SIGINT)
+            number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)
         }
         try:
             while True:
@@ -70,6 +73,7 @@ class Node:
                 self._daemon.end()
             for number, handler in before.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(wakes_before)
 
     def _wake(self) -> None:
         with suppress(OSError):
