@@ -158,6 +158,8 @@ def test_triton_is_told_to_end_while_it_answers(place: tuple[Town, Path]) -> Non
     assert stream.done
     assert ended == [0]
     here.triton.start()
+    # It tries again every two seconds at most; whoever asks before is told to come again.
+    until(lambda: answers(f"{here.url}/readyz"), "the gateway does not notice that Triton is back")
     each_was_answered_once(here, directory, ids)
 
 
