@@ -19,6 +19,7 @@ BLOCK_SIZE: Final = TOKENS_PER_BLOCK
 LANGUAGE_MODEL: Final = "language_model/model.xml"
 VISION_ENCODER: Final = "vision_encoder/model.xml"
 VISION_ENCODER_ONNX: Final = "vision_encoder/model.onnx"
+_CPU: Final = Path("/proc/cpuinfo")
 _KV_CACHE_DTYPES: Final = ("f32", "bf16", "f16", "u8")
 _ACTIVATION_GROUP: Final = 128
 """Activations that share one scale when they meet int8 or int4 weights as int8.
@@ -62,11 +63,13 @@ def load_language_model(
         raise ValueError(
             "kv_cache_dtype 'bf16' needs a processor with bfloat16 arithmetic; use 'f32' or 'u8'"
         )
-    precision = {"f32": "f32", "f16": "f32", "bf16": "bf16", "u8": _precision(core, manifest)}[kv_cache_dtype]
-    model = core.read_model(directory / LANGUAGE_MODEL)
-    describe_caches(model, manifest.text)
     # A float32 cache asks for float32 arithmetic; then nothing is rounded behind the caller's back.
     group = _ACTIVATION_GROUP if quantise_activations and kv_cache_dtype not in ("f32", "f16") else 0
+    integers = group and manifest.weights in ("int8", "int4")
+    free = "f32" if integers and _has_amx() else _precision(core, manifest)
+    precision = {"f32": "f32", "f16": "f32", "bf16": "bf16", "u8": free}[kv_cache_dtype]
+    model = core.read_model(directory / LANGUAGE_MODEL)
+    describe_caches(model, manifest.text)
     options = {"KV_CACHE_PRECISION": kv_cache_dtype, "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
     return _compile(core, model, precision, threads, options)
 
@@ -103,6 +106,13 @@ def _core() -> ov.Core:
 
 def _has_bfloat16(core: ov.Core) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _has_amx() -> bool:
+    """Whether the processor has matrix tiles (AMX). There OpenVINO multiplies bfloat16 activations as they are, whatever the
+    group; only float32 ones are rounded to int8, and integer products are the faster ones (docs/decisions/0010).
+    """
+    return _CPU.is_file() and "amx_bf16" in _CPU.read_text().split()
 
 
 def _precision(core: ov.Core, manifest: Manifest) -> str:
