@@ -42,8 +42,9 @@ class Heartbeat:
         self._thread.start()
 
     def close(self) -> None:
-        """Ask no more. A question under way is cut."""
+        """Ask no more. A question under way may be answered for a second, for a cut is what hurts Triton; then it is cut."""
         self._closed.set()
+        self._thread.join(1.0)
         self._loopback.close()
         self._thread.join()
 
