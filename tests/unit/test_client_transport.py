@@ -147,6 +147,7 @@ def test_chat_gives_the_whole_answer(kind: Driver) -> None:
     assert (request.id, request.model, request.images) == ("abc", "qwen3_vl", [b"png"])
     assert request.parameters["max_tokens"] == 5
     assert "triton_grpc_error" not in request.metadata, "Triton 2.51 dies of it"
+    assert triton.completed == ["abc"]
 
 
 @both
