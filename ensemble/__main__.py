@@ -190,6 +190,8 @@ def _serve(given: argparse.Namespace) -> int:
     from ensemble.tritonserver import MissingError, find
 
     try:
+        if not given.silence >= 1:
+            raise ValueError(f"--silence: got {given.silence:g}; allowed: at least 1 second")
         engines = given.engines.resolve()
         # The LLM API runs no engine: of the directory it needs the manifest and the tokenizer's files.
         manifest = check_engines(engines, given.checkpoint, versions=given.profile != GPU_PYTORCH)

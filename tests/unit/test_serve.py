@@ -159,6 +159,14 @@ def test_a_wrong_change_is_refused_with_what_is_allowed(change: str | None) -> N
         changed(DeploymentConfig(), [change])
 
 
+@pytest.mark.parametrize("seconds", ["0", "-5", "nan"])
+def test_a_silence_that_would_end_every_server_is_refused(
+    seconds: str, engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--engines", str(engines), "--silence", seconds]) == 2
+    assert "--silence: got" in capsys.readouterr().err
+
+
 def test_serve_prints_what_is_missing_and_exits_with_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
