@@ -87,6 +87,9 @@ class Pod:
                 socket.create_connection((self.host, self.grpc), timeout=1).close()
             except ConnectionRefusedError:
                 return
+            except OSError:
+                # Reset or unanswered: the kernel is still closing the socket that listened.
+                continue
 
     def terminate(self) -> int:
         """SIGTERM, and the exit code."""
