@@ -12,6 +12,7 @@ from typing import Any, Final
 import openvino as ov
 
 from build_engine.manifest import TOKENS_PER_BLOCK, Manifest, TextFacts
+from build_engine.token_scales import round_activations
 
 BLOCK_SIZE: Final = TOKENS_PER_BLOCK
 """Tokens of one KV cache block; the CPU plugin knows no other size."""
@@ -37,6 +38,7 @@ def load_language_model(
     kv_cache_dtype: str = "auto",
     threads: int = 0,
     quantise_activations: bool = True,
+    tiles: bool = False,
 ) -> ov.CompiledModel:
     """Compile the language model.
 
@@ -48,9 +50,11 @@ def load_language_model(
         threads: 0 leaves the choice to OpenVINO.
         quantise_activations: multiply int8 and int4 weights with activations rounded to int8, in groups with a scale
             of their own. It touches no other weights, and nothing with an f32 or f16 cache.
+        tiles: the form for steps of many tokens: activations rounded with one scale a token, and int8 weights in any case,
+            which is what a processor's matrix tiles multiply. It shares its caches with the other form, but no weights.
 
     Raises:
-        ValueError: an unknown kv_cache_dtype, or bf16 on a processor without it.
+        ValueError: an unknown kv_cache_dtype, bf16 on a processor without it, or `tiles` where nothing is rounded.
 
     The caches' element types and block shapes are read from the inputs of the result.
     """
@@ -66,10 +70,17 @@ def load_language_model(
     # A float32 cache asks for float32 arithmetic; then nothing is rounded behind the caller's back.
     group = _ACTIVATION_GROUP if quantise_activations and kv_cache_dtype not in ("f32", "f16") else 0
     integers = group and manifest.weights in ("int8", "int4")
-    free = "f32" if integers and _has_amx() else _precision(core, manifest)
+    free = "f32" if integers and has_tiles() else _precision(core, manifest)
     precision = {"f32": "f32", "f16": "f32", "bf16": "bf16", "u8": free}[kv_cache_dtype]
     model = core.read_model(directory / LANGUAGE_MODEL)
     describe_caches(model, manifest.text)
+    if tiles:
+        if not integers:
+            raise ValueError(
+                f"{manifest.weights} weights with a {kv_cache_dtype} cache have no form for matrix tiles; it takes int8 or "
+                "int4 weights, and a u8 or bf16 cache"
+            )
+        round_activations(model)
     options = {"KV_CACHE_PRECISION": kv_cache_dtype, "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
     return _compile(core, model, precision, threads, options)
 
@@ -97,6 +108,19 @@ def describe_caches(model: ov.Model, text: TextFacts) -> None:
                 info[name] = value
 
 
+def has_tiles() -> bool:
+    """Whether the processor has matrix tiles (AMX). There OpenVINO multiplies bfloat16 activations as they are, whatever the
+    group; only float32 ones are rounded to int8, and integer products are the faster ones (docs/decisions/0010).
+    """
+    return _CPU.is_file() and "amx_int8" in _CPU.read_text().split()
+
+
+def tiles_bytes(directory: Path, manifest: Manifest) -> int:
+    """About what the weights of the form for matrix tiles take beside the other form's."""
+    stored = (directory / LANGUAGE_MODEL).with_suffix(".bin").stat().st_size
+    return stored * (2 if manifest.weights == "int4" else 1)
+
+
 def _core() -> ov.Core:
     """A Core that can read paged attention: the operation is known only once the CPU plugin is loaded."""
     core = ov.Core()
@@ -106,13 +130,6 @@ def _core() -> ov.Core:
 
 def _has_bfloat16(core: ov.Core) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def _has_amx() -> bool:
-    """Whether the processor has matrix tiles (AMX). There OpenVINO multiplies bfloat16 activations as they are, whatever the
-    group; only float32 ones are rounded to int8, and integer products are the faster ones (docs/decisions/0010).
-    """
-    return _CPU.is_file() and "amx_bf16" in _CPU.read_text().split()
 
 
 def _precision(core: ov.Core, manifest: Manifest) -> str:

@@ -38,12 +38,17 @@ class Trial:
     """The two engines of a directory."""
 
     def __init__(
-        self, directory: Path, kv_cache_dtype: str = "auto", threads: int = 0, blocks: int = 128
+        self,
+        directory: Path,
+        kv_cache_dtype: str = "auto",
+        threads: int = 0,
+        blocks: int = 128,
+        tiles: bool = False,
     ) -> None:
         self.manifest = Manifest.read(directory)
         self.vision = load_vision_encoder(directory, self.manifest, threads)
         self.language = load_language_model(
-            directory, self.manifest, kv_cache_dtype, threads
+            directory, self.manifest, kv_cache_dtype, threads, tiles=tiles
         ).create_infer_request()
         self._caches = self._allocate(blocks)
         self._free = [int(block) for block in np.random.default_rng(0).permutation(blocks)]

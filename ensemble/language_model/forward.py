@@ -5,7 +5,9 @@ It knows the compiled graph and its KV cache tensors. It does not know sequences
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,6 +18,7 @@ from ensemble.config import DeploymentConfig
 from ensemble.language_model.batch import Batch
 from ensemble.language_model.kv_cache import kv_blocks
 from ensemble.language_model.padding import padded
+from ensemble.language_model.tiles import LARGE, wants_tiles
 
 if TYPE_CHECKING:
     import openvino
@@ -43,50 +46,78 @@ class LanguageModel(Protocol):
 
 
 class OpenVinoLanguageModel:
-    """The graph of `build_engine.openvino_ir` with its paged KV cache."""
+    """The graph of `build_engine.openvino_ir` with its paged KV cache.
 
-    def __init__(self, compiled: openvino.CompiledModel, num_blocks: int) -> None:
-        import openvino
+    With `tiles`, the same model in its form for matrix tiles, steps of LARGE tokens and more are computed by that one. Both
+    write the same cache.
+    """
 
+    def __init__(
+        self, compiled: openvino.CompiledModel, num_blocks: int, tiles: openvino.CompiledModel | None = None
+    ) -> None:
+        # One more block, for the tokens of `padded`.
         self.num_blocks = num_blocks
-        self._tensor = openvino.Tensor
-        self._request = compiled.create_infer_request()
-        self._inputs: list[tuple[int, str]] = []
-        self._caches: list[npt.NDArray[Any]] = []
-        for index, port in enumerate(compiled.inputs):
-            if not _is_cache(port):
-                self._inputs.append((index, port.any_name))
-                continue
-            # One more, for the tokens of `padded`.
-            cache = np.zeros((num_blocks + 1, *_block_shape(port)), _BITS[port.get_element_type().bitwidth])
-            # The tensor borrows the array's memory: `_caches` keeps it alive.
-            tensor = openvino.Tensor(cache, openvino.Shape(list(cache.shape)), port.get_element_type())
-            self._request.set_input_tensor(index, tensor)
-            self._caches.append(cache)
+        self._caches = {
+            port.any_name: _Cache(port, num_blocks + 1) for port in compiled.inputs if _is_cache(port)
+        }
+        self._small = _Graph(compiled, self._caches)
+        self._large = _Graph(tiles, self._caches) if tiles else self._small
 
     @classmethod
     def load(cls, config: DeploymentConfig, manifest: Manifest) -> OpenVinoLanguageModel:
         """Compile the engine in `config.engines` and allocate its KV cache."""
         from build_engine import openvino_ir as engines
 
-        compiled = engines.load_language_model(
-            config.engines, manifest, config.kv_cache_dtype, config.threads
+        load = partial(
+            engines.load_language_model, config.engines, manifest, config.kv_cache_dtype, config.threads
         )
-        return cls(compiled, kv_blocks(config, manifest, bytes_per_block(compiled)))
+        compiled = load()
+        tiles = load(tiles=True) if wants_tiles(config, manifest) else None
+        return cls(compiled, kv_blocks(config, manifest, bytes_per_block(compiled)), tiles)
 
     def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
         """See LanguageModel."""
         batch = padded(batch, self.num_blocks)
+        return (self._large if len(batch.input_ids) >= LARGE else self._small).forward(batch)
+
+    def clear(self, blocks: Many[int]) -> None:
+        """See LanguageModel."""
+        for cache in self._caches.values():
+            cache.array[list(blocks)] = 0
+
+
+class _Cache:
+    """Keys or values of a layer. The tensor borrows the array's memory."""
+
+    def __init__(self, port: Any, blocks: int) -> None:
+        import openvino
+
+        kind = port.get_element_type()
+        self.array: npt.NDArray[Any] = np.zeros((blocks, *_block_shape(port)), _BITS[kind.bitwidth])
+        self.tensor = openvino.Tensor(self.array, openvino.Shape(list(self.array.shape)), kind)
+
+
+class _Graph:
+    """A compiled model over caches that are there."""
+
+    def __init__(self, compiled: openvino.CompiledModel, caches: Mapping[str, _Cache]) -> None:
+        import openvino
+
+        self._tensor = openvino.Tensor
+        self._request = compiled.create_infer_request()
+        self._inputs: list[tuple[int, str]] = []
+        for index, port in enumerate(compiled.inputs):
+            if _is_cache(port):
+                self._request.set_input_tensor(index, caches[port.any_name].tensor)
+            else:
+                self._inputs.append((index, port.any_name))
+
+    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
         for index, name in self._inputs:
             self._request.set_input_tensor(index, self._tensor(getattr(batch, name), shared_memory=True))
         self._request.infer()
         logits: npt.NDArray[np.float32] = self._request.get_output_tensor(0).data
         return logits
-
-    def clear(self, blocks: Many[int]) -> None:
-        """See LanguageModel."""
-        for cache in self._caches:
-            cache[list(blocks)] = 0
 
 
 def bytes_per_block(compiled: openvino.CompiledModel) -> int:

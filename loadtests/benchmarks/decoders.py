@@ -26,6 +26,7 @@ from ensemble.language_model.forward import LanguageModel, OpenVinoLanguageModel
 from ensemble.language_model.kv_cache import kv_blocks
 from ensemble.language_model.request import Output, Request, Sampling
 from ensemble.language_model.sequence import blocks_for
+from ensemble.language_model.tiles import wants_tiles
 from loadtests.benchmarks.machine import Calibration
 
 CONTEXT: Final = 64
@@ -127,19 +128,26 @@ class ServingEngine:
     """Our engine as the server runs it: Engine, scheduler, paged KV, sampler, callbacks."""
 
     def __init__(
-        self, engines: Path, max_batch_size: int = 0, quantise_activations: bool = True, reuse: bool = False
+        self,
+        engines: Path,
+        max_batch_size: int = 0,
+        quantise_activations: bool = True,
+        reuse: bool = False,
+        matrix_tiles: str = "auto",
     ) -> None:
         """Load `engines`. `max_batch_size` 0: the engine's. Prefix reuse is off: every prompt is computed."""
         manifest = Manifest.read(engines)
         if max_batch_size:
             manifest = replace(manifest, limits=replace(manifest.limits, max_batch_size=max_batch_size))
-        config = DeploymentConfig(engines=engines, kv_cache_bytes=KV_CACHE_BYTES)
+        config = DeploymentConfig(engines=engines, kv_cache_bytes=KV_CACHE_BYTES, matrix_tiles=matrix_tiles)
         compiled = load_language_model(engines, manifest, quantise_activations=quantise_activations)
+        wanted_tiles = quantise_activations and wants_tiles(config, manifest)
+        tiles = load_language_model(engines, manifest, tiles=True) if wanted_tiles else None
         blocks = kv_blocks(config, manifest, bytes_per_block(compiled))
         wanted = manifest.limits.max_batch_size * blocks_for(manifest.limits.max_seq_len)
         self.manifest = manifest
         self.reuse = reuse
-        self.model = Stopwatch(OpenVinoLanguageModel(compiled, min(blocks, wanted)))
+        self.model = Stopwatch(OpenVinoLanguageModel(compiled, min(blocks, wanted), tiles))
         self._random = np.random.default_rng(0)
 
     def decode(self, sequences: int, steps: int) -> float:

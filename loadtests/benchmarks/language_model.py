@@ -52,12 +52,19 @@ DEFINITIONS: Final = {
     "llamacpp": "llama.cpp, Q8_0 or Q4_0 with a Q8_0 head, bare llama_decode and argmax",
     "ratio_to_PEER": "median over the rounds of ours / the peer's in the same round, for peers of the same precision",
     "exact": "the same engine without int8 activations (load_language_model(quantise_activations=False))",
+    "tiles, groups": "the same engine with matrix_tiles=on and =off; without either word it is auto, as served",
 }
 SCALE_DEFINITIONS: Final = {
     "cost_per_request_ms": "wall milliseconds / requests; all submitted at once to one engine of 10 slots with prefix reuse, "
     "64 random prompt tokens and 16 answer tokens each; small counts are repeated up to 1,000 requests per sample",
     "ratio_to_10": "median over the rounds of the cost per request / that of 10 requests in the same round",
     "resident_growth_mb": "peak resident memory after the run - before the first request",
+}
+_FORMS: Final[dict[str, dict[str, Any]]] = {
+    "": {},
+    "exact": {"quantise_activations": False},
+    "tiles": {"matrix_tiles": "on"},
+    "groups": {"matrix_tiles": "off"},
 }
 _SCALE: Final = (10, 100, 500, 2000)
 _SLOTS: Final = 10
@@ -96,7 +103,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtests.bench language-model", description=__doc__)
     parser.add_argument("--shape", choices=shapes.NAMES, default="demo")
     parser.add_argument(
-        "--weights", default="int8,int4", help="comma-separated: bf16, int8, int4, and int8-exact, int4-exact"
+        "--weights", default="int8,int4", help="comma-separated: bf16, int8, int4, and the latter two with -exact, -tiles, -groups"
     )
     parser.add_argument(
         "--onnxruntime",
@@ -127,7 +134,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.weights = options.weights.split(",")
     options.sequences = [int(count) for count in options.sequences.split(",")]
-    known = {*BITS_PER_WEIGHT, "int8-exact", "int4-exact"}
+    known = {*BITS_PER_WEIGHT, *(f"{bits}-{form}" for bits in ("int8", "int4") for form in _FORMS if form)}
     if unknown := sorted(set(options.weights) - known):
         parser.error(f"--weights {','.join(unknown)}: one of {', '.join(sorted(known))} is known")
     if options.no_transformers and not options.peer:
@@ -198,10 +205,8 @@ def _cases(options: argparse.Namespace) -> dict[str, Case]:
         peer = Peer(command(kind, python, plain))
         cases[name] = Case(peer, work(kind.bits, kind.head_bits, kind.kv_bytes), kind.equal)
     for name in options.weights:
-        weights, _, exact = name.partition("-")
-        engine = ServingEngine(
-            shapes.engines(options.shape, weights, options.seed), quantise_activations=not exact
-        )
+        weights, _, form = name.partition("-")
+        engine = ServingEngine(shapes.engines(options.shape, weights, options.seed), **_FORMS[form])
         head = "int8" if weights == "int4" else weights
         cases[name] = Case(engine, work(BITS_PER_WEIGHT[weights], BITS_PER_WEIGHT[head], 1))
     if options.onnxruntime:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -220,11 +221,13 @@ def test_compressed_engines_compute_with_exactly_the_rounded_weights(
 MEASURED = {"bf16": (0.03, 0.95), "int8": (0.06, 0.9), "int4": (0.6, 0.6)}
 
 
-@pytest.mark.parametrize("weights", MEASURED)
+@pytest.mark.parametrize(
+    ("weights", "tiles"), [*((weights, False) for weights in MEASURED), ("int8", True), ("int4", True)]
+)
 def test_errors_of_compressed_engines_stay_near_the_measured_ones(
-    weights: str, demo_checkpoint: Path, engines_of: EnginesOf, pair: tuple[Transformers, Trial]
+    weights: str, tiles: bool, demo_checkpoint: Path, engines_of: EnginesOf, pair: tuple[Transformers, Trial]
 ) -> None:
-    trial = Trial(engines_of(demo_checkpoint, weights), threads=1)
+    trial = Trial(engines_of(demo_checkpoint, weights), threads=1, tiles=tiles)
     allowed, least_agreement = MEASURED[weights]
     agreed = 0
     worst = 0.0
@@ -299,6 +302,18 @@ def test_activations_are_rounded_to_int8_unless_the_cache_asks_for_float32(
     manifest = Manifest.read(directory)
     compiled = load_language_model(directory, manifest, kv_cache_dtype, 1, quantise_activations=quantise)
     assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == group
+
+
+@pytest.mark.parametrize(
+    ("weights", "options"),
+    [("bf16", {}), ("f32", {}), ("int8", {"kv_cache_dtype": "f32"}), ("int4", {"quantise_activations": False})],
+)
+def test_without_rounding_there_is_no_form_for_tiles(
+    weights: str, options: dict[str, Any], demo_checkpoint: Path, engines_of: EnginesOf
+) -> None:
+    directory = engines_of(demo_checkpoint, weights)
+    with pytest.raises(ValueError, match=f"{weights} weights with a .* have no form for matrix tiles"):
+        load_language_model(directory, Manifest.read(directory), tiles=True, **options)
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])

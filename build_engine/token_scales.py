@@ -1,0 +1,94 @@
+"""Rounds the activations before int8 weights to int8, with one scale a token: what OpenVINO multiplies on matrix tiles.
+
+It knows graphs of OpenVINO, not networks. The option DYNAMIC_QUANTIZATION_GROUP_SIZE rounds them too, with a scale for
+every group of values, and the CPU plugin has no product on tiles for that (docs/decisions/0011).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset13 as ops
+
+from build_engine.weights import quantise_int8
+
+_LARGEST: Final = 127
+_SMALLEST_SCALE: Final = np.float32(1e-30)
+"""For a token of zeros, which must not be divided by zero."""
+
+
+def round_activations(model: ov.Model) -> int:
+    """Change the model in place; returns how many products have int8 activations now.
+
+    A product is changed if its weights [out, in] are stored as `Weights` stores int8 or int4; int4 ones become int8, with one
+    scale per output channel. The last axis of its activations holds the values of a token. With s = largest magnitude /
+    127: x @ w becomes (round(x / s) @ w) * s, and products of the same x share the rounding.
+    """
+    rounded: dict[tuple[str, int], tuple[ov.Node, ov.Node]] = {}
+    changed = 0
+    for product in model.get_ordered_ops():
+        if product.get_type_name() != "MatMul" or (weights := _int8_weights(product)) is None:
+            continue
+        source = product.input_value(0)
+        key = (source.get_node().get_friendly_name(), source.get_index())
+        if key not in rounded:
+            rounded[key] = _rounded(source)
+        values, scale = rounded[key]
+        exact = ops.matmul(values, weights, False, True)
+        readers = product.output(0).get_target_inputs()
+        restored = ops.multiply(exact, scale)
+        for reader in readers:
+            reader.replace_source_output(restored.output(0))
+        changed += 1
+    return changed
+
+
+def _rounded(x: ov.Output) -> tuple[ov.Node, ov.Node]:
+    """The whole numbers -127..127 as float32 of x's shape, and the scales [..., 1]."""
+    axis = np.array([-1], np.int32)
+    largest = ops.maximum(
+        ops.reduce_max(x, axis, keep_dims=True), ops.negative(ops.reduce_min(x, axis, keep_dims=True))
+    )
+    scale = ops.maximum(ops.multiply(largest, np.float32(1 / _LARGEST)), _SMALLEST_SCALE)
+    # OpenVINO takes a FakeQuantize of all int8 values in front of int8 weights for an integer product.
+    low, high = (ops.constant(np.array([[value]], np.float32)) for value in (-_LARGEST - 1, _LARGEST))
+    return ops.fake_quantize(ops.divide(x, scale), low, high, low, high, 256), scale
+
+
+def _int8_weights(product: ov.Node) -> ov.Node | None:
+    """The weights of a product as int8 -> Convert -> Multiply by a scale; None if they are neither int8 nor int4."""
+    weights = product.input_value(1).get_node()
+    below = weights.input_value(0).get_node() if weights.get_input_size() else weights
+    if weights.get_type_name() == "Multiply" and _stored(below) == ov.Type.i8:
+        return weights
+    # int4 with its groups: Convert(Reshape(Multiply(Convert(stored), scale)))
+    if weights.get_type_name() == "Convert" and below.get_type_name() == "Reshape":
+        grouped = below.input_value(0).get_node()
+        if grouped.get_type_name() == "Multiply":
+            widened, scale = (grouped.input_value(place).get_node() for place in (0, 1))
+            if _stored(widened) == ov.Type.i4:
+                values, scales = quantise_int8(_int4_values(widened, scale))
+                return ops.multiply(ops.convert(ops.constant(values), ov.Type.f32), ops.constant(scales))
+    return None
+
+
+def _stored(widened: ov.Node) -> ov.Type | None:
+    """The type of the constant that a Convert widens; None if it is something else."""
+    if widened.get_type_name() != "Convert":
+        return None
+    constant = widened.input_value(0).get_node()
+    return constant.get_output_element_type(0) if constant.get_type_name() == "Constant" else None
+
+
+def _int4_values(widened: ov.Node, scale: ov.Node) -> npt.NDArray[np.float32]:
+    """Float32 [out, in] of packed int4 [out, groups, size] and float16 scales [out, groups, 1]."""
+    out, groups, size = widened.get_output_shape(0)
+    packed = widened.input_value(0).get_node().data.view(np.int8).reshape(-1)
+    values = np.empty((packed.size, 2), np.int8)
+    values[:, 0] = np.left_shift(packed, 4) >> 4  # the first value is in the low half, and keeps its sign
+    values[:, 1] = packed >> 4
+    scaled = values.reshape(out, groups, size) * scale.data.astype(np.float32)
+    return scaled.reshape(out, groups * size)

@@ -1,0 +1,103 @@
+"""A deployment with both forms of the weights: prompts go to one, answers to the other, over one cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from build_engine.samples import Sample, make_samples
+from build_engine.trial import Trial
+from build_engine.verify import Transformers, answer_forced
+from ensemble.config import DeploymentConfig
+from ensemble.language_model.batch import Batch
+from ensemble.language_model.forward import OpenVinoLanguageModel
+from ensemble.language_model.tiles import LARGE
+
+EnginesOf = Callable[[Path, str], Path]
+NEW_TOKENS = 12
+# Mean error of the logits, in standard deviations: twice what was measured on the demo checkpoint.
+ALLOWED = {"int8": 0.05, "int4": 0.2}
+
+
+class Served(Trial):
+    """A trial whose steps are computed by what the server runs, and that notes their tokens by the form."""
+
+    def __init__(self, directory: Path, matrix_tiles: str) -> None:
+        super().__init__(directory, threads=1)
+        config = DeploymentConfig(
+            engines=directory, matrix_tiles=matrix_tiles, threads=1, kv_cache_bytes=64 << 20
+        )
+        self.model = OpenVinoLanguageModel.load(config, self.manifest)
+        self.steps: dict[str, list[int]] = {"small": [], "large": []}
+        for name in self.steps:
+            self._note(name)
+
+    def _note(self, name: str) -> None:
+        forward = getattr(self.model, f"_{name}").forward
+
+        def noted(batch: Batch) -> np.ndarray:
+            self.steps[name].append(len(batch.input_ids))
+            return np.array(forward(batch))
+
+        getattr(self.model, f"_{name}").forward = noted
+
+    def _infer(self, inputs: dict[str, Any]) -> np.ndarray:
+        return np.array(self.model.forward(Batch(**inputs)))
+
+
+@pytest.fixture(scope="module")
+def reference(demo_checkpoint: Path, demo_engines: Path) -> Transformers:
+    torch.set_num_threads(1)
+    return Transformers(demo_checkpoint, Trial(demo_engines, threads=1).manifest.vision)
+
+
+def _answers(served: Served, reference: Transformers, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    tokens, expected = reference.answer(sample, NEW_TOKENS)
+    rows = None
+    if sample.items:
+        grids = np.array([item.grid for item in sample.items], np.int32)
+        rows = served.encode(np.concatenate([item.pixels for item in sample.items]), grids)
+    return answer_forced(sample, tokens, reference, served, rows), expected
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_answers_go_on_from_the_prompt_that_the_other_form_computed(
+    weights: str, demo_checkpoint: Path, engines_of: EnginesOf, reference: Transformers
+) -> None:
+    served = Served(engines_of(demo_checkpoint, weights), "on")
+    long = [sample for sample in make_samples(served.manifest, seed=3) if len(sample.ids) >= LARGE]
+    assert len(long) >= 3
+    for sample in long:
+        made, expected = _answers(served, reference, sample)
+        # An answer that did not find its prompt in the cache would be as far off as another answer: about 1.
+        assert np.abs(made - expected).mean() < ALLOWED[weights] * expected.std(), sample.name
+    assert len(served.steps["large"]) == len(long)
+    assert min(served.steps["large"]) >= LARGE
+    assert served.steps["small"] == [1] * (NEW_TOKENS - 1) * len(long)
+
+
+def test_off_leaves_every_step_to_the_first_form(
+    demo_checkpoint: Path, engines_of: EnginesOf, reference: Transformers
+) -> None:
+    served = Served(engines_of(demo_checkpoint, "int8"), "off")
+    assert served.model._small is served.model._large
+    sample = max(make_samples(served.manifest, seed=3), key=lambda one: len(one.ids))
+    made, expected = _answers(served, reference, sample)
+    assert np.abs(made - expected).mean() < ALLOWED["int8"] * expected.std()
+
+
+def test_a_cleared_block_is_empty_for_both_forms(demo_checkpoint: Path, engines_of: EnginesOf) -> None:
+    served = Served(engines_of(demo_checkpoint, "int8"), "on")
+    ids = np.arange(LARGE, dtype=np.int32)
+    angles = np.ones((LARGE + 1, served.manifest.text.head_dim), np.float32)
+    request = served.request(ids, angles, angles)
+    served.step([(request, LARGE)])
+    caches = [cache.array for cache in served.model._caches.values()]
+    assert all(cache[request.blocks].any() for cache in caches)
+    served.model.clear(request.blocks)
+    assert not any(cache[request.blocks].any() for cache in caches)

@@ -1,0 +1,70 @@
+"""When a deployment keeps the second form of the weights, and which steps that form computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from build_engine import openvino_ir
+from build_engine.manifest import Manifest
+from ensemble.config import DeploymentConfig
+from ensemble.language_model import tiles
+from ensemble.language_model.tiles import wants_tiles
+
+AMX, PLAIN = "avx512_vnni amx_bf16 amx_int8", "avx512_vnni"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a machine with these flags and gigabytes, and engines of so many megabytes; gives the answer."""
+
+    def ask(weights: str, flags: str = AMX, memory_gb: float = 24, stored_mb: int = 1700, **config: str) -> bool:
+        (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags} tsc\n")
+        monkeypatch.setattr(openvino_ir, "_CPU", tmp_path / "cpuinfo")
+        monkeypatch.setattr(tiles, "memory_limit", lambda: int(memory_gb * (1 << 30)))
+        stored = (tmp_path / openvino_ir.LANGUAGE_MODEL).with_suffix(".bin")
+        stored.parent.mkdir(exist_ok=True)
+        with stored.open("wb") as file:
+            file.truncate(stored_mb << 20)
+        manifest = cast(Manifest, SimpleNamespace(weights=weights))
+        return wants_tiles(DeploymentConfig(engines=tmp_path, **cast(Any, config)), manifest)
+
+    return ask
+
+
+def test_auto_is_int8_weights_on_a_processor_with_tiles(machine: Any) -> None:
+    assert machine("int8")
+    assert machine("int8", kv_cache_dtype="u8")
+    assert not machine("int8", flags=PLAIN)
+    assert not machine("int8", flags="amx_bf16")
+    assert not any(machine(weights) for weights in ("f32", "bf16", "int4"))
+    assert not any(machine("int8", kv_cache_dtype=kind) for kind in ("f32", "f16", "bf16"))
+
+
+def test_auto_takes_an_eighth_of_the_memory_at_most_and_leaves_small_models_alone(machine: Any) -> None:
+    assert machine("int8", memory_gb=16, stored_mb=2048)
+    assert not machine("int8", memory_gb=15.9, stored_mb=2048)
+    assert machine("int8", stored_mb=64)
+    assert not machine("int8", stored_mb=63)
+
+
+def test_on_and_off_are_taken_at_their_word(machine: Any) -> None:
+    assert not machine("int8", matrix_tiles="off")
+    assert all(machine(weights, flags=PLAIN, memory_gb=1, matrix_tiles="on") for weights in ("int8", "int4"))
+
+
+def test_another_word_is_refused_with_those_that_are_known(machine: Any) -> None:
+    with pytest.raises(ValueError, match="matrix_tiles 'yes'; allowed: auto, on, off"):
+        machine("int8", matrix_tiles="yes")
+
+
+def test_the_second_form_of_int4_is_twice_as_large(machine: Any, tmp_path: Path) -> None:
+    machine("int4", stored_mb=10)
+    sizes = [
+        openvino_ir.tiles_bytes(tmp_path, cast(Manifest, SimpleNamespace(weights=weights)))
+        for weights in ("int8", "int4")
+    ]
+    assert sizes == [10 << 20, 20 << 20]

@@ -1,0 +1,118 @@
+"""Activations with one scale a token: what is computed, that it is an integer product, and that tokens stay apart."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+import pytest
+from openvino import PartialShape, Type
+from openvino import opset13 as ops
+
+from build_engine.token_scales import round_activations
+from build_engine.weights import Weights, quantise_int8
+from tests.unit.test_build_weights import stored
+
+Floats = npt.NDArray[np.float32]
+WIDTH, OUT = 256, 96
+
+
+def _values(rows: int, seed: int) -> Floats:
+    return np.random.default_rng(seed).standard_normal((rows, WIDTH)).astype(np.float32)
+
+
+def _model(*schemes: str) -> ov.Model:
+    """One input, and for each scheme a product with other weights."""
+    weights = Weights(cast(Any, SimpleNamespace()))
+    x = ops.parameter(PartialShape([-1, WIDTH]), Type.f32)
+    results = [
+        ops.result(ops.matmul(x, weights.compressed(_values(OUT, place), scheme), False, True))
+        for place, scheme in enumerate(schemes)
+    ]
+    model = ov.Model(results, [x], "products")
+    _ALIVE.append(weights)
+    return model
+
+
+_ALIVE: list[Weights] = []
+
+
+def _compiled(model: ov.Model) -> ov.CompiledModel:
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+    return ov.Core().compile_model(model, "CPU", exact)
+
+
+def _rounded(scheme: str) -> ov.CompiledModel:
+    model = _model(scheme)
+    assert round_activations(model) == 1
+    return _compiled(model)
+
+
+def _expected(x: Floats, scheme: str) -> Floats:
+    """What is promised, in numpy: integers times integers, then both scales."""
+    scale = np.abs(x).max(axis=1, keepdims=True) / 127
+    weights, channels = quantise_int8(stored(_values(OUT, 0), scheme))
+    return np.rint(x / scale) @ weights.T.astype(np.float32) * scale * channels.T
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 33, 512])
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_the_product_is_the_promised_one(scheme: str, tokens: int) -> None:
+    x = _values(tokens, 7)
+    made, expected = _rounded(scheme)(x)[0], _expected(x, scheme)
+    # A value in the middle of two steps may go to either; that is one step of one of 256 values.
+    assert np.abs(made - expected).mean() < 1e-4 * expected.std()
+    exact = x @ stored(_values(OUT, 0), scheme).T
+    assert 1e-3 < np.abs(made - exact).mean() / exact.std() < (0.02 if scheme == "int8" else 0.025)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_openvino_multiplies_integers(scheme: str) -> None:
+    kinds = [
+        info["runtimePrecision"].astype(str)
+        for info in (node.get_rt_info() for node in _rounded(scheme).get_runtime_model().get_ops())
+        if info["layerType"].astype(str) == "FullyConnected"
+    ]
+    assert kinds == ["i8"]
+
+
+def test_products_of_the_same_activations_share_the_rounding_and_others_are_left_alone() -> None:
+    model = _model("int8", "int8", "bf16", "f32", "int4")
+    before = [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() == "MatMul"]
+    assert round_activations(model) == 3
+    names = [node.get_type_name() for node in model.get_ops()]
+    assert names.count("FakeQuantize") == 1
+    left = [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() == "MatMul"]
+    assert len(set(left) & set(before)) == 2
+    x = _values(5, 3)
+    made = _compiled(model)(x)
+    for place in (2, 3):
+        exact = x @ stored(_values(OUT, place), ("bf16", "f32")[place - 2]).T
+        assert np.abs(made[place] - exact).max() < 1e-5 * exact.std()
+
+
+@pytest.mark.parametrize("company", [1e4, 0.0, np.inf, np.nan])
+def test_no_token_changes_a_bit_of_another(company: float) -> None:
+    """Two customers' tokens are in one step: neither the size of the other's values nor its rubbish may show."""
+    compiled, x = _rounded("int8"), _values(64, 5)
+    alone = np.array(compiled(x[:40])[0])
+    x[40:] *= company
+    together = compiled(x)[0]
+    assert np.array_equal(together[:40], alone)
+    assert np.isfinite(alone).all()
+
+
+def test_a_token_of_zeros_gives_zeros() -> None:
+    x = _values(3, 5)
+    x[1] = 0
+    assert not _rounded("int8")(x)[0][1].any()
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-6, 1.0, 1e6, 1e20])
+def test_the_size_of_the_values_does_not_matter(size: float) -> None:
+    compiled, x = _rounded("int8"), _values(9, 5)
+    made, scaled = np.array(compiled(x)[0]), compiled(x * np.float32(size))[0] / np.float32(size)
+    assert np.abs(made - scaled).mean() < 1e-3 * made.std()
