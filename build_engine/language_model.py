@@ -66,8 +66,10 @@ class Decoder:
         text = self.text
         ids = self._input("input_ids", Type.i32, [-1])
         table = self._input("prompt_embedding_table", Type.f32, [-1, text.hidden_size])
-        self.cos = self._input("rotary_cos", Type.f32, [-1, 1, text.head_dim])
-        self.sin = self._input("rotary_sin", Type.f32, [-1, 1, text.head_dim])
+        self.cos, self.sin = (
+            ops.unsqueeze(self._input(name, Type.f32, [-1, 1, text.head_dim]), _int(1))
+            for name in ("rotary_cos", "rotary_sin")
+        )
         wanted = self._input("logits_index", Type.i32, [-1])
         self.paging = [self._input(name, kind, [-1] * rank) for name, (kind, rank) in INPUTS.items()]
 
@@ -141,10 +143,14 @@ class Decoder:
         """Project, normalise each head, rotate; [T, heads * head_dim]."""
         size = self.text.head_dim
         x = self._linear(h, f"{name}_proj", biased=self.architecture.attention_bias)
-        x = self._norm(ops.reshape(x, _ints(0, heads, size), True), f"{name}_norm")
-        halves = ops.split(x, _int(2), 2)
-        turned = ops.concat([ops.negative(halves.output(1)), halves.output(0)], 2)
-        rotated = ops.add(ops.multiply(x, self.cos), ops.multiply(turned, self.sin))
+        x = self._unscaled_norm(ops.reshape(x, _ints(0, heads, 1, size), True))
+        halves = ops.variadic_split(x, _int(3), _ints(size // 2, -1))
+        turned = ops.concat([ops.multiply(halves.output(1), np.float32(-1)), halves.output(0)], -1)
+        # The norm's weights scale the table, which all heads share, instead of every head.
+        weight = self.weights.shards.float32(f"{_PREFIX}.{name}_norm.weight")
+        cos = ops.multiply(self.cos, ops.constant(weight))
+        sin = ops.multiply(self.sin, ops.constant(np.roll(weight, size // 2)))
+        rotated = ops.add(ops.multiply(x, cos), ops.multiply(turned, sin))
         return ops.reshape(rotated, _ints(0, heads * size), True)
 
     def _linear(self, x: ov.Node, name: str, biased: bool = False) -> ov.Node:
@@ -154,10 +160,12 @@ class Decoder:
 
     def _norm(self, x: ov.Node, name: str) -> ov.Node:
         """Root mean square norm over the last axis, in the form that OpenVINO fuses."""
+        return ops.multiply(self._unscaled_norm(x), self.weights.vector(f"{_PREFIX}.{name}.weight"))
+
+    def _unscaled_norm(self, x: ov.Node) -> ov.Node:
         mean = ops.reduce_mean(ops.power(x, ops.constant(np.float32(2))), _ints(-1), True)
         root = ops.sqrt(ops.add(mean, ops.constant(np.float32(self.architecture.rms_norm_eps))))
-        scaled = ops.multiply(x, ops.divide(ops.constant(np.float32(1)), root))
-        return ops.multiply(scaled, self.weights.vector(f"{_PREFIX}.{name}.weight"))
+        return ops.multiply(x, ops.divide(ops.constant(np.float32(1)), root))
 
 
 _PREFIX = "model.language_model"

@@ -37,13 +37,21 @@ def round_activations(model: ov.Model) -> int:
         if key not in rounded:
             rounded[key] = _rounded(source)
         values, scale = rounded[key]
-        exact = ops.matmul(values, weights, False, True)
-        readers = product.output(0).get_target_inputs()
-        restored = ops.multiply(exact, scale)
-        for reader in readers:
-            reader.replace_source_output(restored.output(0))
+        product.input(0).replace_source_output(values.output(0))
+        product.input(1).replace_source_output(weights.output(0))
+        _scale_after(product, scale)
         changed += 1
     return changed
+
+
+def _scale_after(product: ov.Node, scale: ov.Node) -> None:
+    """Multiply by the scales: the product itself, or what it is multiplied by anyway, where that fuses with its neighbours."""
+    readers = product.output(0).get_target_inputs()
+    if len(readers) == 1 and (only := next(iter(readers)).get_node()).get_type_name() == "Multiply":
+        product, readers = only, only.output(0).get_target_inputs()
+    restored = ops.multiply(product, scale)
+    for reader in readers:
+        reader.replace_source_output(restored.output(0))
 
 
 def _rounded(x: ov.Output) -> tuple[ov.Node, ov.Node]:
