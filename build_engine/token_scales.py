@@ -20,6 +20,11 @@ _SMALLEST_SCALE: Final = np.float32(1e-30)
 """For a token of zeros, which must not be divided by zero."""
 
 
+_Key = tuple[str, int]
+_Scaled = tuple[ov.Output, ov.Node]
+"""Values [..., width], and what each token's are to be multiplied by, [..., 1]."""
+
+
 def round_activations(model: ov.Model) -> int:
     """Change the model in place; returns how many products have int8 activations now.
 
@@ -27,43 +32,55 @@ def round_activations(model: ov.Model) -> int:
     scale per output channel. The last axis of its activations holds the values of a token. With s = largest magnitude /
     127: x @ w becomes (round(x / s) @ w) * s, and products of the same x share the rounding.
     """
-    rounded: dict[tuple[str, int], tuple[ov.Node, ov.Node]] = {}
+    rounded: dict[_Key, _Scaled] = {}
+    scaled: dict[_Key, _Scaled] = {}
     changed = 0
     for product in model.get_ordered_ops():
         if product.get_type_name() != "MatMul" or (weights := _int8_weights(product)) is None:
             continue
-        source = product.input_value(0)
-        key = (source.get_node().get_friendly_name(), source.get_index())
+        key = _key(product.input_value(0))
         if key not in rounded:
-            rounded[key] = _rounded(source)
+            rounded[key] = _rounded(product.input_value(0), scaled.get(key))
         values, scale = rounded[key]
-        product.input(0).replace_source_output(values.output(0))
+        product.input(0).replace_source_output(values)
         product.input(1).replace_source_output(weights.output(0))
-        _scale_after(product, scale)
+        plain = _last_product(product).output(0)
+        readers = plain.get_target_inputs()
+        restored = ops.multiply(plain, scale)
+        for reader in readers:
+            reader.replace_source_output(restored.output(0))
+        scaled[_key(restored.output(0))] = plain, scale
         changed += 1
     return changed
 
 
-def _scale_after(product: ov.Node, scale: ov.Node) -> None:
-    """Multiply by the scales: the product itself, or what it is multiplied by anyway, where that fuses with its neighbours."""
+def _key(output: ov.Output) -> _Key:
+    return output.get_node().get_friendly_name(), output.get_index()
+
+
+def _last_product(product: ov.Node) -> ov.Node:
+    """Where to multiply by the scales: the product, or what it is multiplied by anyway."""
     readers = product.output(0).get_target_inputs()
-    if len(readers) == 1 and (only := next(iter(readers)).get_node()).get_type_name() == "Multiply":
-        product, readers = only, only.output(0).get_target_inputs()
-    restored = ops.multiply(product, scale)
-    for reader in readers:
-        reader.replace_source_output(restored.output(0))
+    only = next(iter(readers)).get_node() if len(readers) == 1 else product
+    return only if only.get_type_name() == "Multiply" else product
 
 
-def _rounded(x: ov.Output) -> tuple[ov.Node, ov.Node]:
-    """The whole numbers -127..127 as float32 of x's shape, and the scales [..., 1]."""
+def _rounded(x: ov.Output, scaled: _Scaled | None) -> _Scaled:
+    """The whole numbers -127..127 as float32 of x's shape, and the scales.
+
+    If x is known to be `scaled`, its values are rounded without their scales, which give the same numbers: no large array is
+    multiplied for that.
+    """
+    plain = scaled[0] if scaled else x
     axis = np.array([-1], np.int32)
     largest = ops.maximum(
-        ops.reduce_max(x, axis, keep_dims=True), ops.negative(ops.reduce_min(x, axis, keep_dims=True))
+        ops.reduce_max(plain, axis, keep_dims=True), ops.negative(ops.reduce_min(plain, axis, keep_dims=True))
     )
     scale = ops.maximum(ops.multiply(largest, np.float32(1 / _LARGEST)), _SMALLEST_SCALE)
     # OpenVINO takes a FakeQuantize of all int8 values in front of int8 weights for an integer product.
     low, high = (ops.constant(np.array([[value]], np.float32)) for value in (-_LARGEST - 1, _LARGEST))
-    return ops.fake_quantize(ops.divide(x, scale), low, high, low, high, 256), scale
+    values = ops.fake_quantize(ops.divide(plain, scale), low, high, low, high, 256)
+    return values.output(0), ops.multiply(scale, scaled[1]) if scaled else scale
 
 
 def _int8_weights(product: ov.Node) -> ov.Node | None:

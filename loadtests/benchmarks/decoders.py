@@ -20,6 +20,7 @@ import numpy.typing as npt
 from build_engine.manifest import Manifest, TextFacts
 from build_engine.openvino_ir import load_language_model
 from ensemble.config import DeploymentConfig
+from ensemble.errors import ServingError
 from ensemble.language_model.batch import Batch
 from ensemble.language_model.engine import Engine, OnTokens
 from ensemble.language_model.forward import LanguageModel, OpenVinoLanguageModel, bytes_per_block
@@ -148,6 +149,7 @@ class ServingEngine:
         self.manifest = manifest
         self.reuse = reuse
         self.model = Stopwatch(OpenVinoLanguageModel(compiled, min(blocks, wanted), tiles))
+        self.asked_s = 0.0
         self._random = np.random.default_rng(0)
 
     def decode(self, sequences: int, steps: int) -> float:
@@ -172,9 +174,8 @@ class ServingEngine:
 
     def prefill(self, lengths: Sequence[int]) -> float:
         """See Decoder."""
-        start = time.perf_counter()
         times = self.answer([self.request(length, 1) for length in lengths])
-        return sum(lengths) / (max(arrivals[0] for arrivals in times) - start)
+        return sum(lengths) / (max(arrivals[0] for arrivals in times) - self.asked_s)
 
     def request(
         self, length: int, new_tokens: int, sampling: Sampling | None = None, log_probs: bool = False
@@ -199,15 +200,27 @@ class ServingEngine:
     def answer(self, requests: Sequence[Request]) -> list[list[float]]:
         """Answer all of them at once in a new Engine; the time of each token of each request.
 
+        They are submitted between two steps, so that the next one sees all of them, as a peer's does: a step of the first
+        prompt alone would cost almost as much as one of all. Sets `asked_s`, the time of that.
+
         Raises RuntimeError when a request fails, when it hangs, or when KV blocks stay held.
         """
         times: dict[str, list[float]] = {request.request_id: [] for request in requests}
         failed: list[str] = []
         left = threading.Semaphore(0)
         engine = Engine(self.model, self.manifest, self.reuse)
+
+        def ask(_: Output) -> None:
+            self.asked_s = time.perf_counter()
+            try:
+                for request in requests:
+                    engine.submit(request, _note(times[request.request_id], failed, left))
+            except ServingError as error:
+                failed.append(str(error))
+                left.release(len(requests))
+
         try:
-            for request in requests:
-                engine.submit(request, _note(times[request.request_id], failed, left))
+            engine.submit(self.request(1, 1), ask)  # callbacks run on the engine's own thread
             for _ in requests:
                 if not left.acquire(timeout=_TIMEOUT_S):
                     raise RuntimeError(f"no answer within {_TIMEOUT_S} s")

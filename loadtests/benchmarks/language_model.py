@@ -36,7 +36,8 @@ DEFINITIONS: Final = {
     "decode_N": "tokens/s of N sequences together, from the step after the last first token, contexts of 64 tokens and "
     "more, greedy; ours through engine, scheduler, sampler and callbacks, transformers as bare forwards and argmax",
     "prefill_512": "512 prompt tokens / seconds until the first token is there",
-    "prefill_mix": f"tokens of prompts of {', '.join(map(str, MIX))} tokens / seconds until all first tokens are there; "
+    "prefill_mix": f"tokens of prompts of {', '.join(map(str, MIX))} tokens, all there before the first step, / seconds until all "
+    "first tokens are there; "
     "transformers takes one prompt after the other",
     "ratio_to_transformers": "median over the rounds of ours / transformers' in the same round",
     "roofline_share": "median of tokens/s / the limit calibrated around that sample: weights and keys read at the measured "
