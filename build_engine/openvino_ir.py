@@ -134,10 +134,9 @@ def has_tiles() -> bool:
     return _CPU.is_file() and "amx_int8" in _CPU.read_text().split()
 
 
-def tiles_bytes(directory: Path, manifest: Manifest) -> int:
-    """About what the weights of the form for matrix tiles take beside the other form's."""
-    stored = (directory / LANGUAGE_MODEL).with_suffix(".bin").stat().st_size
-    return stored * (2 if manifest.weights == "int4" else 1)
+def weights_bytes(directory: Path) -> int:
+    """What the weights of the language model take in their file."""
+    return (directory / LANGUAGE_MODEL).with_suffix(".bin").stat().st_size
 
 
 def _core() -> ov.Core:

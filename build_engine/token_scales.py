@@ -19,9 +19,7 @@ _LARGEST: Final = 127
 _SMALLEST_SCALE: Final = np.float32(1e-30)
 """For a token of zeros, which must not be divided by zero."""
 
-
-_Key = tuple[str, int]
-_Scaled = tuple[ov.Output, ov.Node]
+_Scaled = tuple[ov.Output, ov.Output]
 """Values [..., width], and what each token's are to be multiplied by, [..., 1]."""
 
 
@@ -32,30 +30,27 @@ def round_activations(model: ov.Model) -> int:
     scale per output channel. The last axis of its activations holds the values of a token. With s = largest magnitude /
     127: x @ w becomes (round(x / s) @ w) * s, and products of the same x share the rounding.
     """
-    rounded: dict[_Key, _Scaled] = {}
-    scaled: dict[_Key, _Scaled] = {}
+    rounded: dict[tuple[str, int], _Scaled] = {}
+    restored: set[str] = set()
     changed = 0
     for product in model.get_ordered_ops():
         if product.get_type_name() != "MatMul" or (weights := _int8_weights(product)) is None:
             continue
-        key = _key(product.input_value(0))
+        source = product.input_value(0)
+        key = source.get_node().get_friendly_name(), source.get_index()
         if key not in rounded:
-            rounded[key] = _rounded(product.input_value(0), scaled.get(key))
+            rounded[key] = _rounded_again(source.get_node()) if key[0] in restored else _rounded(source)
         values, scale = rounded[key]
         product.input(0).replace_source_output(values)
         product.input(1).replace_source_output(weights.output(0))
-        plain = _last_product(product).output(0)
-        readers = plain.get_target_inputs()
-        restored = ops.multiply(plain, scale)
+        plain = _last_product(product)
+        readers = plain.output(0).get_target_inputs()
+        scaled = ops.multiply(plain, scale)
         for reader in readers:
-            reader.replace_source_output(restored.output(0))
-        scaled[_key(restored.output(0))] = plain, scale
+            reader.replace_source_output(scaled.output(0))
+        restored.add(scaled.get_friendly_name())
         changed += 1
     return changed
-
-
-def _key(output: ov.Output) -> _Key:
-    return output.get_node().get_friendly_name(), output.get_index()
 
 
 def _last_product(product: ov.Node) -> ov.Node:
@@ -65,22 +60,25 @@ def _last_product(product: ov.Node) -> ov.Node:
     return only if only.get_type_name() == "Multiply" else product
 
 
-def _rounded(x: ov.Output, scaled: _Scaled | None) -> _Scaled:
-    """The whole numbers -127..127 as float32 of x's shape, and the scales.
-
-    If x is known to be `scaled`, its values are rounded without their scales, which give the same numbers: no large array is
-    multiplied for that.
-    """
-    plain = scaled[0] if scaled else x
+def _rounded(x: ov.Output) -> _Scaled:
+    """The whole numbers -127..127 as float32 of x's shape, and the scales."""
     axis = np.array([-1], np.int32)
     largest = ops.maximum(
-        ops.reduce_max(plain, axis, keep_dims=True), ops.negative(ops.reduce_min(plain, axis, keep_dims=True))
+        ops.reduce_max(x, axis, keep_dims=True), ops.negative(ops.reduce_min(x, axis, keep_dims=True))
     )
     scale = ops.maximum(ops.multiply(largest, np.float32(1 / _LARGEST)), _SMALLEST_SCALE)
     # OpenVINO takes a FakeQuantize of all int8 values in front of int8 weights for an integer product.
     low, high = (ops.constant(np.array([[value]], np.float32)) for value in (-_LARGEST - 1, _LARGEST))
-    values = ops.fake_quantize(ops.divide(plain, scale), low, high, low, high, 256)
-    return values.output(0), ops.multiply(scale, scaled[1]) if scaled else scale
+    values = ops.fake_quantize(ops.divide(x, scale), low, high, low, high, 256)
+    return values.output(0), scale.output(0)
+
+
+def _rounded_again(product: ov.Node) -> _Scaled:
+    """The same of a product that is multiplied by its scales: without them its values give the same whole numbers, and no large
+    array is multiplied.
+    """
+    values, scale = _rounded(product.input_value(0))
+    return values, ops.multiply(scale, product.input_value(1)).output(0)
 
 
 def _int8_weights(product: ov.Node) -> ov.Node | None:
@@ -115,5 +113,5 @@ def _int4_values(widened: ov.Node, scale: ov.Node) -> npt.NDArray[np.float32]:
     values = np.empty((packed.size, 2), np.int8)
     values[:, 0] = np.left_shift(packed, 4) >> 4  # the first value is in the low half, and keeps its sign
     values[:, 1] = packed >> 4
-    scaled = values.reshape(out, groups, size) * scale.data.astype(np.float32)
+    scaled: npt.NDArray[np.float32] = values.reshape(out, groups, size) * scale.data.astype(np.float32)
     return scaled.reshape(out, groups * size)

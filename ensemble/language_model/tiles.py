@@ -25,12 +25,13 @@ def wants_tiles(config: DeploymentConfig, manifest: Manifest) -> bool:
     """What `config.matrix_tiles` comes to here.
 
     "auto" takes the form where it is known to be faster and costs little: int8 weights with a u8 cache, on a processor with
-    tiles, for weights of at least 64 MB that are at most an eighth of the memory.
+    tiles, for weights of at least 64 MB that are at most an eighth of the memory. Those of int4 engines are requantised while
+    they load, for seconds and twice the memory, so they want an "on".
 
     Raises:
         ValueError: another word. That "on" is impossible for these engines is told when they are loaded.
     """
-    from build_engine.openvino_ir import has_tiles, tiles_bytes
+    from build_engine.openvino_ir import has_tiles, weights_bytes
 
     if config.matrix_tiles not in _ALLOWED:
         raise ValueError(f"matrix_tiles {config.matrix_tiles!r}; allowed: {', '.join(_ALLOWED)}")
@@ -38,7 +39,7 @@ def wants_tiles(config: DeploymentConfig, manifest: Manifest) -> bool:
         return config.matrix_tiles == "on"
     if manifest.weights != "int8" or config.kv_cache_dtype not in ("auto", "u8") or not has_tiles():
         return False
-    extra = tiles_bytes(config.engines, manifest)
+    extra = weights_bytes(config.engines)
     wanted = _WORTH_BYTES <= extra <= memory_limit() // _PART
     logger.info("matrix tiles for prompts: %s, %d MB of weights", "on" if wanted else "off", extra >> 20)
     return wanted

@@ -210,9 +210,11 @@ class ServingEngine:
         left = threading.Semaphore(0)
         engine = Engine(self.model, self.manifest, self.reuse)
 
-        def ask(_: Output) -> None:
+        def ask(first: Output) -> None:
             self.asked_s = time.perf_counter()
             try:
+                if first.error is not None:
+                    raise first.error
                 for request in requests:
                     engine.submit(request, _note(times[request.request_id], failed, left))
             except ServingError as error:

@@ -36,9 +36,8 @@ DEFINITIONS: Final = {
     "decode_N": "tokens/s of N sequences together, from the step after the last first token, contexts of 64 tokens and "
     "more, greedy; ours through engine, scheduler, sampler and callbacks, transformers as bare forwards and argmax",
     "prefill_512": "512 prompt tokens / seconds until the first token is there",
-    "prefill_mix": f"tokens of prompts of {', '.join(map(str, MIX))} tokens, all there before the first step, / seconds until all "
-    "first tokens are there; "
-    "transformers takes one prompt after the other",
+    "prefill_mix": f"tokens of prompts of {', '.join(map(str, MIX))} tokens, all there before the first step, / seconds until "
+    "all first tokens are there; transformers takes one prompt after the other",
     "ratio_to_transformers": "median over the rounds of ours / transformers' in the same round",
     "roofline_share": "median of tokens/s / the limit calibrated around that sample: weights and keys read at the measured "
     "bandwidth, or 2 operations per weight and token at the measured bf16 matrix rate, whichever is less (integer "
@@ -104,7 +103,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtests.bench language-model", description=__doc__)
     parser.add_argument("--shape", choices=shapes.NAMES, default="demo")
     parser.add_argument(
-        "--weights", default="int8,int4", help="comma-separated: bf16, int8, int4, and the latter two with -exact, -tiles, -groups"
+        "--weights",
+        default="int8,int4",
+        help="comma-separated: bf16, int8, int4, the latter two also with -exact, -tiles, -groups",
     )
     parser.add_argument(
         "--onnxruntime",

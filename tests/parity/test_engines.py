@@ -306,7 +306,12 @@ def test_activations_are_rounded_to_int8_unless_the_cache_asks_for_float32(
 
 @pytest.mark.parametrize(
     ("weights", "options"),
-    [("bf16", {}), ("f32", {}), ("int8", {"kv_cache_dtype": "f32"}), ("int4", {"quantise_activations": False})],
+    [
+        ("bf16", {}),
+        ("f32", {}),
+        ("int8", {"kv_cache_dtype": "f32"}),
+        ("int4", {"quantise_activations": False}),
+    ],
 )
 def test_without_rounding_there_is_no_form_for_tiles(
     weights: str, options: dict[str, Any], demo_checkpoint: Path, engines_of: EnginesOf

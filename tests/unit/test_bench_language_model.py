@@ -153,6 +153,19 @@ def test_a_failed_request_is_no_measurement() -> None:
         engine(model).decode(1, 2)
 
 
+def test_the_first_step_sees_every_prompt() -> None:
+    """As a peer's does. A prompt that was a step ahead of the others would cost a step of its own, or not, by luck."""
+    model = FakeLanguageModel(64)
+    for _ in range(20):
+        engine(model).prefill((3, 5, 7))
+    assert model.steps == [[1], [3, 5, 7]] * 20
+
+
+def test_a_refused_prompt_is_no_measurement() -> None:
+    with pytest.raises(RuntimeError, match="1 of 2 requests failed"):
+        engine(FakeLanguageModel(64)).prefill((5, 10_000))
+
+
 def test_the_roofline_is_the_lower_of_memory_and_arithmetic() -> None:
     text = fake_manifest().text  # hidden 4, 2 layers, 2 query heads, 1 key head of 4, vocabulary 97
     work = Work.of(text, 10, bits=8, head_bits=16, kv_bytes=1)

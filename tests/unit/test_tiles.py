@@ -21,7 +21,9 @@ AMX, PLAIN = "avx512_vnni amx_bf16 amx_int8", "avx512_vnni"
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a machine with these flags and gigabytes, and engines of so many megabytes; gives the answer."""
 
-    def ask(weights: str, flags: str = AMX, memory_gb: float = 24, stored_mb: int = 1700, **config: str) -> bool:
+    def ask(
+        weights: str, flags: str = AMX, memory_gb: float = 24, stored_mb: int = 1700, **config: str
+    ) -> bool:
         (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags} tsc\n")
         monkeypatch.setattr(openvino_ir, "_CPU", tmp_path / "cpuinfo")
         monkeypatch.setattr(tiles, "memory_limit", lambda: int(memory_gb * (1 << 30)))
@@ -59,12 +61,3 @@ def test_on_and_off_are_taken_at_their_word(machine: Any) -> None:
 def test_another_word_is_refused_with_those_that_are_known(machine: Any) -> None:
     with pytest.raises(ValueError, match="matrix_tiles 'yes'; allowed: auto, on, off"):
         machine("int8", matrix_tiles="yes")
-
-
-def test_the_second_form_of_int4_is_twice_as_large(machine: Any, tmp_path: Path) -> None:
-    machine("int4", stored_mb=10)
-    sizes = [
-        openvino_ir.tiles_bytes(tmp_path, cast(Manifest, SimpleNamespace(weights=weights)))
-        for weights in ("int8", "int4")
-    ]
-    assert sizes == [10 << 20, 20 << 20]

@@ -97,7 +97,7 @@ def test_products_of_the_same_activations_share_the_rounding_and_others_are_left
 
 
 def test_a_gated_layer_is_rounded_without_its_scales() -> None:
-    """swish(x @ a) * (x @ b) @ c, as every layer has it: the scales of x @ b reach the answer through those of the last product."""
+    """swish(x @ a) * (x @ b) @ c, as every layer has it: the scales of x @ b go into those of the last product."""
     weights = Weights(cast(Any, SimpleNamespace()))
     _ALIVE.append(weights)
     down = np.random.default_rng(9).standard_normal((32, OUT)).astype(np.float32)
@@ -123,6 +123,25 @@ def test_a_gated_layer_is_rounded_without_its_scales() -> None:
     made, expected = _compiled(model)(given)[0], exact(given)[0]
     error = np.abs(made - expected).mean(axis=1) / expected.std(axis=1)
     assert error.max() < 0.03
+
+
+def test_two_products_that_are_multiplied_keep_both_scales() -> None:
+    weights = Weights(cast(Any, SimpleNamespace()))
+    _ALIVE.append(weights)
+    down = np.random.default_rng(9).standard_normal((32, OUT)).astype(np.float32)
+    x = ops.parameter(PartialShape([-1, WIDTH]), Type.f32)
+    one, two = (
+        ops.matmul(x, weights.compressed(_values(OUT, place), "int8"), False, True) for place in (0, 1)
+    )
+    inner = ops.multiply(one, two)
+    model = ov.Model(
+        [ops.result(ops.matmul(inner, weights.compressed(down, "int8"), False, True))], [x], "bilinear"
+    )
+    exact = _compiled(model)
+    assert round_activations(model) == 3
+    given = _values(17, 4) * np.geomspace(1e-3, 1e3, 17, dtype=np.float32)[:, None]
+    made, expected = _compiled(model)(given)[0], exact(given)[0]
+    assert (np.abs(made - expected).mean(axis=1) / expected.std(axis=1)).max() < 0.04
 
 
 @pytest.mark.parametrize("company", [1e4, 0.0, np.inf, np.nan])
