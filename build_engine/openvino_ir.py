@@ -55,7 +55,8 @@ def load_language_model(
             which is what a processor's matrix tiles multiply. It shares its caches with the other form, but no weights.
 
     Raises:
-        ValueError: an unknown kv_cache_dtype, bf16 on a processor without it, or `tiles` where nothing is rounded.
+        ValueError: an unknown kv_cache_dtype, bf16 on a processor without it, or `tiles` where nothing is rounded or where
+            integer products overflow.
 
     The caches' element types and block shapes are read from the inputs of the result.
     """
@@ -80,6 +81,10 @@ def load_language_model(
             raise ValueError(
                 f"{manifest.weights} weights with a {kv_cache_dtype} cache have no form for matrix tiles; it takes int8 or "
                 "int4 weights, and a u8 or bf16 cache"
+            )
+        if not has_integer_products():
+            raise ValueError(
+                "this processor adds int8 products in 16 bits, which overflow; the form for matrix tiles needs VNNI or AMX"
             )
         round_activations(model)
         if _has_bfloat16(core):
@@ -131,7 +136,16 @@ def has_tiles() -> bool:
     """Whether the processor has matrix tiles (AMX). There OpenVINO multiplies bfloat16 activations as they are, whatever the
     group; only float32 ones are rounded to int8, and integer products are the faster ones (docs/decisions/0010).
     """
-    return _CPU.is_file() and "amx_int8" in _CPU.read_text().split()
+    return "amx_int8" in _flags()
+
+
+def has_integer_products() -> bool:
+    """Whether the processor adds int8 products in 32 bits (VNNI, AMX). Others overflow where both sides have signs."""
+    return not _flags().isdisjoint({"avx512_vnni", "avx_vnni", "amx_int8"})
+
+
+def _flags() -> set[str]:
+    return set(_CPU.read_text().split()) if _CPU.is_file() else set()
 
 
 def weights_bytes(directory: Path) -> int:
