@@ -72,20 +72,20 @@ def load_language_model(
     # A float32 cache asks for float32 arithmetic; then nothing is rounded behind the caller's back.
     group = _ACTIVATION_GROUP if quantise_activations and kv_cache_dtype not in ("f32", "f16") else 0
     integers = group and manifest.weights in ("int8", "int4")
+    if tiles and not integers:
+        raise ValueError(
+            f"{manifest.weights} weights with a {kv_cache_dtype} cache have no form for matrix tiles; it takes int8 or "
+            "int4 weights, and a u8 or bf16 cache"
+        )
+    if tiles and not has_integer_products():
+        raise ValueError(
+            "this processor adds int8 products in 16 bits, which overflow; the form for matrix tiles needs VNNI or AMX"
+        )
     free = "f32" if integers and has_tiles() else _precision(core, manifest)
     precision = {"f32": "f32", "f16": "f32", "bf16": "bf16", "u8": free}[kv_cache_dtype]
     model = core.read_model(directory / LANGUAGE_MODEL)
     describe_caches(model, manifest.text)
     if tiles:
-        if not integers:
-            raise ValueError(
-                f"{manifest.weights} weights with a {kv_cache_dtype} cache have no form for matrix tiles; it takes int8 or "
-                "int4 weights, and a u8 or bf16 cache"
-            )
-        if not has_integer_products():
-            raise ValueError(
-                "this processor adds int8 products in 16 bits, which overflow; the form for matrix tiles needs VNNI or AMX"
-            )
         round_activations(model)
         if _has_bfloat16(core):
             attend_in_bfloat16(model)

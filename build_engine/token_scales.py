@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import openvino as ov
 from openvino import opset13 as ops
 
-from build_engine.weights import quantise_int8
+from build_engine.weights import dequantise_int4, quantise_int8
 
 _LARGEST: Final = 127
 _SMALLEST_SCALE: Final = np.float32(1e-30)
@@ -93,7 +92,8 @@ def _int8_weights(product: ov.Node) -> ov.Node | None:
         if grouped.get_type_name() == "Multiply":
             widened, scale = (grouped.input_value(place).get_node() for place in (0, 1))
             if _stored(widened) == ov.Type.i4:
-                values, scales = quantise_int8(_int4_values(widened, scale))
+                packed = widened.input_value(0).get_node().data.view(np.uint8).reshape(-1)
+                values, scales = quantise_int8(dequantise_int4(packed, scale.data))
                 return ops.multiply(ops.convert(ops.constant(values), ov.Type.f32), ops.constant(scales))
     return None
 
@@ -104,14 +104,3 @@ def _stored(widened: ov.Node) -> ov.Type | None:
         return None
     constant = widened.input_value(0).get_node()
     return constant.get_output_element_type(0) if constant.get_type_name() == "Constant" else None
-
-
-def _int4_values(widened: ov.Node, scale: ov.Node) -> npt.NDArray[np.float32]:
-    """Float32 [out, in] of packed int4 [out, groups, size] and float16 scales [out, groups, 1]."""
-    out, groups, size = widened.get_output_shape(0)
-    packed = widened.input_value(0).get_node().data.view(np.int8).reshape(-1)
-    values = np.empty((packed.size, 2), np.int8)
-    values[:, 0] = np.left_shift(packed, 4) >> 4  # the first value is in the low half, and keeps its sign
-    values[:, 1] = packed >> 4
-    scaled: npt.NDArray[np.float32] = values.reshape(out, groups, size) * scale.data.astype(np.float32)
-    return scaled.reshape(out, groups * size)

@@ -122,6 +122,17 @@ def quantise_int4(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8
     return (low | (high << 4)).astype(np.uint8), scale
 
 
+def dequantise_int4(packed: npt.NDArray[np.uint8], scale: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+    """Inverse of `quantise_int4`, but for what rounding lost: float32 [out, in]."""
+    halves = packed.view(np.int8)
+    values = np.empty((halves.size, 2), np.int8)
+    values[:, 0] = np.left_shift(halves, 4) >> 4  # shifted up and down again, a half byte keeps its sign
+    values[:, 1] = halves >> 4
+    out, groups, _ = scale.shape
+    scaled: npt.NDArray[np.float32] = np.multiply(values.reshape(out, groups, -1), scale, dtype=np.float32)
+    return scaled.reshape(out, -1)
+
+
 def group_size(width: int) -> int | None:
     """The first of GROUP_SIZES that divides `width`; None: such a matrix is stored as int8."""
     return next((size for size in GROUP_SIZES if width % size == 0), None)
