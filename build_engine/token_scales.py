@@ -12,7 +12,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from build_engine.weights import dequantise_int4, quantise_int8
+from build_engine.weights import requantise_int4
 
 _LARGEST: Final = 127
 _SMALLEST_SCALE: Final = np.float32(1e-30)
@@ -93,7 +93,7 @@ def _int8_weights(product: ov.Node) -> ov.Node | None:
             widened, scale = (grouped.input_value(place).get_node() for place in (0, 1))
             if _stored(widened) == ov.Type.i4:
                 packed = widened.input_value(0).get_node().data.view(np.uint8).reshape(-1)
-                values, scales = quantise_int8(dequantise_int4(packed, scale.data))
+                values, scales = requantise_int4(packed, scale.data)
                 return ops.multiply(ops.convert(ops.constant(values), ov.Type.f32), ops.constant(scales))
     return None
 

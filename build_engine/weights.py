@@ -6,6 +6,8 @@ CPU plugin keeps compressed in memory: constant -> Convert -> Multiply(scale) ->
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +25,8 @@ GROUP_SIZES: Final = (128, 64, 32, 16)
 wrongly, by as much as the result itself, while several rows come out right. tests/unit/test_build_weights.py
 would notice.
 """
+_ROWS: Final = 32
+"""Rows that are requantised at a time."""
 BITS_PER_WEIGHT: Final = {"f32": 32.0, "bf16": 16.0, "int8": 8.0, "int4": 4.0 + 16 / 32}
 
 
@@ -98,9 +102,11 @@ class Weights:
 
 def quantise_int8(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """int8 [out, in] in -127..127 and float32 scale [out, 1] per output channel."""
-    scale = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
+    largest = np.maximum(values.max(axis=1, keepdims=True), -values.min(axis=1, keepdims=True))
+    scale = largest / np.float32(127)
     scale[scale == 0] = 1
-    return np.rint(values / scale).astype(np.int8), scale.astype(np.float32)
+    steps = values / scale
+    return np.rint(steps, out=steps).astype(np.int8), scale.astype(np.float32)
 
 
 def quantise_int4(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
@@ -126,11 +132,30 @@ def dequantise_int4(packed: npt.NDArray[np.uint8], scale: npt.NDArray[np.float16
     """Inverse of `quantise_int4`, but for what rounding lost: float32 [out, in]."""
     halves = packed.view(np.int8)
     values = np.empty((halves.size, 2), np.int8)
-    values[:, 0] = np.left_shift(halves, 4) >> 4  # shifted up and down again, a half byte keeps its sign
-    values[:, 1] = halves >> 4
+    np.left_shift(halves, 4, out=values[:, 0])
+    np.right_shift(values[:, 0], 4, out=values[:, 0])  # shifted up and down again, a half byte keeps its sign
+    np.right_shift(halves, 4, out=values[:, 1])
     out, groups, _ = scale.shape
-    scaled: npt.NDArray[np.float32] = np.multiply(values.reshape(out, groups, -1), scale, dtype=np.float32)
+    scaled = values.reshape(out, groups, -1).astype(np.float32)
+    scaled *= scale.astype(np.float32)
     return scaled.reshape(out, -1)
+
+
+def requantise_int4(
+    packed: npt.NDArray[np.uint8], scale: npt.NDArray[np.float16]
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """`quantise_int8` of what `quantise_int4` stored, some rows at a time: no float32 matrix leaves the caches of the cores."""
+    out = len(scale)
+    halves = packed.reshape(out, -1)
+    values, channels = np.empty((out, 2 * halves.shape[1]), np.int8), np.empty((out, 1), np.float32)
+
+    def fill(start: int) -> None:
+        rows = slice(start, start + _ROWS)
+        values[rows], channels[rows] = quantise_int8(dequantise_int4(halves[rows].reshape(-1), scale[rows]))
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(fill, range(0, out, _ROWS)))
+    return values, channels
 
 
 def group_size(width: int) -> int | None:

@@ -18,15 +18,16 @@ LARGE: Final = 32
 """Tokens of a step from which on the form for tiles is the faster one."""
 _ALLOWED: Final = ("auto", "on", "off")
 _PART: Final = 8
+_TIMES: Final = {"int8": 1, "int4": 3}
+"""Memory of the second form, in sizes of the weights' file; those of int4 are int8 numbers, made while they load."""
 _WORTH_BYTES: Final = 64 << 20
 
 
 def wants_tiles(config: DeploymentConfig, manifest: Manifest) -> bool:
     """What `config.matrix_tiles` comes to here.
 
-    "auto" takes the form where it is known to be faster and costs little: int8 weights with a u8 cache, on a processor with
-    tiles, for weights of at least 64 MB that are at most an eighth of the memory. Those of int4 engines are requantised while
-    they load, for seconds and twice the memory, so they want an "on".
+    "auto" takes the form where it is known to be faster and costs little: int8 or int4 weights with a u8 cache, on a
+    processor with tiles, if the file has at least 64 MB and the form takes at most an eighth of the memory.
 
     Raises:
         ValueError: another word. That "on" is impossible for these engines is told when they are loaded.
@@ -37,9 +38,10 @@ def wants_tiles(config: DeploymentConfig, manifest: Manifest) -> bool:
         raise ValueError(f"matrix_tiles {config.matrix_tiles!r}; allowed: {', '.join(_ALLOWED)}")
     if config.matrix_tiles != "auto":
         return config.matrix_tiles == "on"
-    if manifest.weights != "int8" or config.kv_cache_dtype not in ("auto", "u8") or not has_tiles():
+    if manifest.weights not in _TIMES or config.kv_cache_dtype not in ("auto", "u8") or not has_tiles():
         return False
-    extra = weights_bytes(config.engines)
-    wanted = _WORTH_BYTES <= extra <= memory_limit() // _PART
-    logger.info("matrix tiles for prompts: %s, %d MB of weights", "on" if wanted else "off", extra >> 20)
+    stored = weights_bytes(config.engines)
+    extra = stored * _TIMES[manifest.weights]
+    wanted = stored >= _WORTH_BYTES and extra <= memory_limit() // _PART
+    logger.info("matrix tiles for prompts: %s, %d MB of memory", "on" if wanted else "off", extra >> 20)
     return wanted

@@ -20,6 +20,7 @@ from build_engine.weights import (
     group_size,
     quantise_int4,
     quantise_int8,
+    requantise_int4,
 )
 
 Floats = npt.NDArray[np.float32]
@@ -42,6 +43,15 @@ def stored(values: Floats, scheme: str) -> Floats:
     steps = np.stack([packed & 0xF, packed >> 4], axis=1).reshape(-1).astype(np.int8)
     signed = np.where(steps > 7, steps - 16, steps).reshape(len(values), halves.shape[1], -1)
     return (signed * halves.astype(np.float32)).reshape(values.shape)
+
+
+@pytest.mark.parametrize(("out", "width"), [(1, 16), (31, 48), (32, 128), (100, 384)])
+def test_requantised_int4_is_int8_of_what_was_stored(out: int, width: int) -> None:
+    values = _values(out, width)
+    values[out // 2] = 0
+    made, expected = requantise_int4(*quantise_int4(values)), quantise_int8(stored(values, "int4"))
+    np.testing.assert_array_equal(made[0], expected[0])
+    np.testing.assert_array_equal(made[1], expected[1])
 
 
 @pytest.mark.parametrize(("scheme", "error"), [("bf16", 2.0**-8), ("int8", 0.5 / 127), ("int4", 0.5 / 7)])
