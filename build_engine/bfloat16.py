@@ -80,10 +80,9 @@ def _widen(output: ov.Output) -> None:
 
 
 def _widened(values: ov.Output) -> ov.Output | None:
-    """The bfloat16 constant that a Convert widens; None if it is something else."""
+    """What a Convert widens, if that is computed from bfloat16 constants; None if it is something else."""
     convert = values.get_node()
     if convert.get_type_name() != "Convert":
         return None
-    constant = convert.input_value(0)
-    stored = constant.get_element_type() == ov.Type.bf16 and constant.get_node().get_type_name() == "Constant"
-    return constant if stored else None
+    stored = convert.input_value(0)
+    return stored if stored.get_element_type() == ov.Type.bf16 and _is_constant(stored.get_node()) else None

@@ -12,6 +12,7 @@ from typing import Any, Final
 import openvino as ov
 
 from build_engine.bfloat16 import attend_in_bfloat16, multiply_in_bfloat16
+from build_engine.feed_forward import most_tokens, split_feed_forward
 from build_engine.manifest import TOKENS_PER_BLOCK, Manifest, TextFacts
 from build_engine.token_scales import round_activations
 
@@ -23,6 +24,8 @@ VISION_ENCODER: Final = "vision_encoder/model.xml"
 VISION_ENCODER_ONNX: Final = "vision_encoder/model.onnx"
 _CPU: Final = Path("/proc/cpuinfo")
 _KV_CACHE_DTYPES: Final = ("f32", "bf16", "f16", "u8")
+_WORTH_TOKENS: Final = 64
+"""Fewer tokens a step are not worth a second form of bf16 weights."""
 _ACTIVATION_GROUP: Final = 128
 """Activations that share one scale when they meet int8 or int4 weights as int8.
 
@@ -51,12 +54,13 @@ def load_language_model(
         threads: 0 leaves the choice to OpenVINO.
         quantise_activations: multiply int8 and int4 weights with activations rounded to int8, in groups with a scale
             of their own. It touches no other weights, and nothing with an f32 or f16 cache.
-        tiles: the form for steps of many tokens: activations rounded with one scale a token, and int8 weights in any case,
-            which is what a processor's matrix tiles multiply. It shares its caches with the other form, but no weights.
+        tiles: the form for steps of many tokens, for a processor's matrix tiles. Of int8 and int4 weights: activations
+            rounded with one scale a token, and int8 weights in any case. Of bf16 weights: feed-forward networks in parts, for
+            steps of no more than `tile_tokens`. It shares its caches with the other form, but no weights.
 
     Raises:
-        ValueError: an unknown kv_cache_dtype, bf16 on a processor without it, or `tiles` where nothing is rounded or where
-            integer products overflow.
+        ValueError: an unknown kv_cache_dtype, bf16 on a processor without it, or `tiles` where there is no such form: nothing
+            is rounded, integer products overflow, bf16 without tiles or with few tokens a step.
 
     The caches' element types and block shapes are read from the inputs of the result.
     """
@@ -72,25 +76,47 @@ def load_language_model(
     # A float32 cache asks for float32 arithmetic; then nothing is rounded behind the caller's back.
     group = _ACTIVATION_GROUP if quantise_activations and kv_cache_dtype not in ("f32", "f16") else 0
     integers = group and manifest.weights in ("int8", "int4")
-    if tiles and not integers:
-        raise ValueError(
-            f"{manifest.weights} weights with a {kv_cache_dtype} cache have no form for matrix tiles; it takes int8 or "
-            "int4 weights, and a u8 or bf16 cache"
-        )
-    if tiles and not has_integer_products():
-        raise ValueError(
-            "this processor adds int8 products in 16 bits, which overflow; the form for matrix tiles needs VNNI or AMX"
-        )
     free = "f32" if integers and has_tiles() else _precision(core, manifest)
     precision = {"f32": "f32", "f16": "f32", "bf16": "bf16", "u8": free}[kv_cache_dtype]
+    if tiles:
+        _check_tiles(manifest, kv_cache_dtype, bool(integers), precision)
     model = core.read_model(directory / LANGUAGE_MODEL)
     describe_caches(model, manifest.text)
-    if tiles:
+    if tiles and integers:
         round_activations(model)
         if _has_bfloat16(core):
             attend_in_bfloat16(model)
+    elif tiles:
+        split_feed_forward(model)
     options = {"KV_CACHE_PRECISION": kv_cache_dtype, "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
     return _compile(core, model, precision, threads, options)
+
+
+def _check_tiles(manifest: Manifest, kv_cache_dtype: str, integers: bool, precision: str) -> None:
+    """Raise ValueError where there is no form for tiles."""
+    halves = manifest.weights == "bf16" and precision == "bf16"
+    if not (integers or halves):
+        raise ValueError(
+            f"{manifest.weights} weights with a {kv_cache_dtype} cache have no form for matrix tiles here; it takes int8 or "
+            "int4 weights, or bf16 ones on a processor with bfloat16 arithmetic, and a u8 or bf16 cache"
+        )
+    if integers and not has_integer_products():
+        raise ValueError(
+            "this processor adds int8 products in 16 bits, which overflow; the form for matrix tiles needs VNNI or AMX"
+        )
+    if halves and not has_tiles():
+        raise ValueError("this processor has no matrix tiles (AMX), which the form of bf16 weights is for")
+    if halves and tile_tokens(manifest) < _WORTH_TOKENS:
+        raise ValueError(
+            f"a hidden size of {manifest.text.hidden_size} leaves the form for matrix tiles of bf16 weights steps of "
+            f"{max(tile_tokens(manifest), 0)} tokens; it pays from {_WORTH_TOKENS} on"
+        )
+
+
+def tile_tokens(manifest: Manifest) -> int:
+    """Tokens that a step of the form for tiles may have."""
+    limits = manifest.limits.max_num_tokens
+    return limits if manifest.weights != "bf16" else min(most_tokens(manifest.text.hidden_size), limits)
 
 
 def load_vision_encoder(directory: Path, manifest: Manifest, threads: int = 0) -> ov.CompiledModel:

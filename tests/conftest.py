@@ -19,6 +19,20 @@ SOURCES = sorted((ROOT / "build_engine").glob("*.py"))
 PACKAGES = ("openvino", "onnx", "numpy")
 
 
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Lets the processor have these flags, for all that build_engine decides by them."""
+
+    def become(flags: str) -> None:
+        from build_engine import openvino_ir
+
+        path = tmp_path / "cpuinfo"
+        path.write_text(f"processor\t: 0\nflags\t\t: fpu sse2 {flags} tsc\nbugs\t\t: none\n")
+        monkeypatch.setattr(openvino_ir, "_CPU", path)
+
+    return become
+
+
 @pytest.fixture(scope="session")
 def demo_checkpoint() -> Path:
     return ROOT / "build_engine" / "demo" / "checkpoint"

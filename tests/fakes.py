@@ -66,8 +66,8 @@ def _logits(slots: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
 class FakeLanguageModel:
     """A LanguageModel over `num_blocks` blocks. `fail_next` makes the next step raise it."""
 
-    def __init__(self, num_blocks: int) -> None:
-        self.num_blocks = num_blocks
+    def __init__(self, num_blocks: int, max_num_tokens: int = 0) -> None:
+        self.num_blocks, self.max_num_tokens = num_blocks, max_num_tokens
         # garbage, not zeros: a slot that is read before it is written must show
         self.slots = np.random.default_rng(0).integers(0, 1 << 32, (num_blocks, BLOCK_SIZE), np.uint32)
         self.fail_next: Exception | None = None

@@ -54,9 +54,9 @@ class Batcher:
     def __init__(self, model: LanguageModel, manifest: Manifest, reuse: bool = True) -> None:
         self._model = model
         self._blocks = BlockManager(model.num_blocks, reuse)
-        self._scheduler = Scheduler(
-            self._blocks, manifest.limits.max_batch_size, manifest.limits.max_num_tokens
-        )
+        limits = manifest.limits
+        most = min(model.max_num_tokens or limits.max_num_tokens, limits.max_num_tokens)
+        self._scheduler = Scheduler(self._blocks, limits.max_batch_size, max(most, limits.max_batch_size))
         self._packer = Packer(manifest)
         self._sequences: dict[str, Sequence] = {}
         self._steps = self._computed = self._generated = self._failed = 0

@@ -34,6 +34,10 @@ class LanguageModel(Protocol):
     def num_blocks(self) -> int:
         """KV blocks that exist, numbered from 0."""
 
+    @property
+    def max_num_tokens(self) -> int:
+        """Tokens of a step above which several steps are faster; 0: there is no such number."""
+
     def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Logits float32 [len(batch.logits_index), vocab_size], valid until the next call.
 
@@ -48,15 +52,20 @@ class LanguageModel(Protocol):
 class OpenVinoLanguageModel:
     """The graph of `build_engine.openvino_ir` with its paged KV cache.
 
-    With `tiles`, the same model in its form for matrix tiles, steps of LARGE tokens and more are computed by that one. Both
-    write the same cache.
+    With `tiles`, the same model in its form for matrix tiles, steps of LARGE to `max_num_tokens` tokens are computed by that
+    one. Both write the same cache.
     """
 
     def __init__(
-        self, compiled: openvino.CompiledModel, num_blocks: int, tiles: openvino.CompiledModel | None = None
+        self,
+        compiled: openvino.CompiledModel,
+        num_blocks: int,
+        tiles: openvino.CompiledModel | None = None,
+        max_num_tokens: int = 0,
     ) -> None:
         # One more block, for the tokens of `padded`.
         self.num_blocks = num_blocks
+        self.max_num_tokens = max_num_tokens
         self._caches = {
             port.any_name: _Cache(port, num_blocks + 1) for port in compiled.inputs if _is_cache(port)
         }
@@ -72,13 +81,16 @@ class OpenVinoLanguageModel:
             engines.load_language_model, config.engines, manifest, config.kv_cache_dtype, config.threads
         )
         compiled = load()
-        tiles = load(tiles=True) if wants_tiles(config, manifest) else None
-        return cls(compiled, kv_blocks(config, manifest, bytes_per_block(compiled)), tiles)
+        blocks = kv_blocks(config, manifest, bytes_per_block(compiled))
+        if not wants_tiles(config, manifest):
+            return cls(compiled, blocks)
+        return cls(compiled, blocks, load(tiles=True), engines.tile_tokens(manifest))
 
     def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
         """See LanguageModel."""
+        fits = len(batch.input_ids) <= self.max_num_tokens
         batch = padded(batch, self.num_blocks)
-        return (self._large if len(batch.input_ids) >= LARGE else self._small).forward(batch)
+        return (self._large if fits and len(batch.input_ids) >= LARGE else self._small).forward(batch)
 
     def clear(self, blocks: Many[int]) -> None:
         """See LanguageModel."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from build_engine.manifest import Manifest, TextFacts
-from build_engine.openvino_ir import load_language_model
+from build_engine.openvino_ir import load_language_model, tile_tokens
 from ensemble.config import DeploymentConfig
 from ensemble.errors import ServingError
 from ensemble.language_model.batch import Batch
@@ -98,6 +98,11 @@ class Stopwatch:
         """See LanguageModel."""
         return self._model.num_blocks
 
+    @property
+    def max_num_tokens(self) -> int:
+        """See LanguageModel."""
+        return self._model.max_num_tokens
+
     def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
         """See LanguageModel."""
         start = time.perf_counter()
@@ -144,11 +149,12 @@ class ServingEngine:
         compiled = load_language_model(engines, manifest, quantise_activations=quantise_activations)
         wanted_tiles = quantise_activations and wants_tiles(config, manifest)
         tiles = load_language_model(engines, manifest, tiles=True) if wanted_tiles else None
+        most = tile_tokens(manifest) if wanted_tiles else 0
         blocks = kv_blocks(config, manifest, bytes_per_block(compiled))
         wanted = manifest.limits.max_batch_size * blocks_for(manifest.limits.max_seq_len)
         self.manifest = manifest
         self.reuse = reuse
-        self.model = Stopwatch(OpenVinoLanguageModel(compiled, min(blocks, wanted), tiles))
+        self.model = Stopwatch(OpenVinoLanguageModel(compiled, min(blocks, wanted), tiles, most))
         self.asked_s = 0.0
         self._random = np.random.default_rng(0)
 

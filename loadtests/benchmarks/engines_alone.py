@@ -101,7 +101,7 @@ class _TimedEncoder:
 class _TimedLanguageModel:
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
-        self.num_blocks = model.num_blocks
+        self.num_blocks, self.max_num_tokens = model.num_blocks, model.max_num_tokens
         self.ms = 0.0
 
     def forward(self, batch: Batch) -> npt.NDArray[np.float32]:

@@ -105,7 +105,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--weights",
         default="int8,int4",
-        help="comma-separated: bf16, int8, int4, the latter two also with -exact, -tiles, -groups",
+        help="comma-separated: bf16, int8, int4; the latter two also with -exact, all with -tiles and -groups",
     )
     parser.add_argument(
         "--onnxruntime",
@@ -136,7 +136,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.weights = options.weights.split(",")
     options.sequences = [int(count) for count in options.sequences.split(",")]
-    known = {*BITS_PER_WEIGHT, *(f"{bits}-{form}" for bits in ("int8", "int4") for form in _FORMS if form)}
+    forms = [f"{bits}-{form}" for bits in ("bf16", "int8", "int4") for form in _FORMS if form]
+    known = {*BITS_PER_WEIGHT, *forms} - {"bf16-exact"}
     if unknown := sorted(set(options.weights) - known):
         parser.error(f"--weights {','.join(unknown)}: one of {', '.join(sorted(known))} is known")
     if options.no_transformers and not options.peer:
@@ -245,15 +246,15 @@ def _report(metric: str, made: Rounds, cases: Mapping[str, Case], sequences: int
             flush=True,
         )
     for peer, case in cases.items():
-        if case.equal in cases:
-            low, high = made.ratio_range(case.equal, peer)
-            middle = made.ratio(case.equal, peer)
-            figures[case.equal] |= {
+        for ours in (name for name in cases if case.equal and name.partition("-")[0] == case.equal):
+            low, high = made.ratio_range(ours, peer)
+            middle = made.ratio(ours, peer)
+            figures[ours] |= {
                 f"ratio_to_{peer}": middle,
                 f"ratio_to_{peer}_min": low,
                 f"ratio_to_{peer}_max": high,
             }
-            print(f"{metric:<14}{case.equal} / {peer}: {middle:.2f} ({low:.2f} to {high:.2f})", flush=True)
+            print(f"{metric:<14}{ours} / {peer}: {middle:.2f} ({low:.2f} to {high:.2f})", flush=True)
     return figures
 
 

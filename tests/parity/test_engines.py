@@ -309,7 +309,7 @@ def test_activations_are_rounded_to_int8_unless_the_cache_asks_for_float32(
 @pytest.mark.parametrize(
     ("weights", "options"),
     [
-        ("bf16", {}),
+        ("bf16", {"kv_cache_dtype": "f32"}),
         ("f32", {}),
         ("int8", {"kv_cache_dtype": "f32"}),
         ("int4", {"quantise_activations": False}),
@@ -324,10 +324,9 @@ def test_without_rounding_there_is_no_form_for_tiles(
 
 
 def test_where_integer_products_overflow_there_is_no_form_for_tiles(
-    demo_checkpoint: Path, engines_of: EnginesOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    demo_checkpoint: Path, engines_of: EnginesOf, processor: Callable[[str], None]
 ) -> None:
-    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu sse2 avx2 tsc\n")
-    monkeypatch.setattr(openvino_ir, "_CPU", tmp_path / "cpuinfo")
+    processor("avx2")
     directory = engines_of(demo_checkpoint, "int8")
     with pytest.raises(ValueError, match="needs VNNI or AMX"):
         load_language_model(directory, Manifest.read(directory), tiles=True)
@@ -359,10 +358,9 @@ def test_integer_products_start_from_float32_on_amx(
     demo_checkpoint: Path,
     engines_of: EnginesOf,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    processor: Callable[[str], None],
 ) -> None:
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu sse2 {flags} tsc\nbugs\t\t: none\n")
-    monkeypatch.setattr(openvino_ir, "_CPU", tmp_path / "cpuinfo")
+    processor(flags)
     monkeypatch.setattr(openvino_ir, "_has_bfloat16", lambda core: True)
     asked: list[str] = []
     monkeypatch.setattr(openvino_ir, "_compile", lambda core, model, precision, *_: asked.append(precision))

@@ -154,6 +154,16 @@ def test_the_last_prompt_token_is_computed_again_even_if_all_blocks_are_known() 
     assert run.tokens["b"] == fakes.answer_alone(again)
 
 
+def test_steps_are_no_longer_than_the_model_is_fast_with() -> None:
+    for most, expected in ((16, [16, 16, 8]), (0, [40]), (1 << 20, [40]), (1, [8, 8, 8, 8, 8])):
+        model, request = fakes.FakeLanguageModel(24, most), fakes.request("a", [40], max_new_tokens=1)
+        batcher = Batcher(model, fakes.manifest(max_batch_size=8, max_num_tokens=128))
+        batcher.submit(batcher.prepare(request))
+        while not batcher.idle:
+            batcher.step()
+        assert [sum(step) for step in model.steps] == expected
+
+
 def test_the_blocks_of_an_answer_are_found_by_the_next_turn() -> None:
     run, first = Run(), fakes.request("a", [50], max_new_tokens=60, end_ids=())
     run.submit(first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,14 +19,13 @@ AMX, PLAIN = "avx512_vnni amx_bf16 amx_int8", "avx512_vnni"
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: Callable[[str], None]) -> Any:
     """Makes a machine with these flags and gigabytes, and engines of so many megabytes; gives the answer."""
 
     def ask(
         weights: str, flags: str = AMX, memory_gb: float = 24, stored_mb: int = 1700, **config: str
     ) -> bool:
-        (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags} tsc\n")
-        monkeypatch.setattr(openvino_ir, "_CPU", tmp_path / "cpuinfo")
+        processor(flags)
         monkeypatch.setattr(tiles, "memory_limit", lambda: int(memory_gb * (1 << 30)))
         stored = (tmp_path / openvino_ir.LANGUAGE_MODEL).with_suffix(".bin")
         stored.parent.mkdir(exist_ok=True)
@@ -58,7 +58,9 @@ def test_auto_takes_an_eighth_of_the_memory_at_most_and_leaves_small_models_alon
 
 def test_on_and_off_are_taken_at_their_word(machine: Any) -> None:
     assert not machine("int8", matrix_tiles="off")
-    assert all(machine(weights, flags=PLAIN, memory_gb=1, matrix_tiles="on") for weights in ("int8", "int4"))
+    assert all(
+        machine(weights, flags=PLAIN, memory_gb=1, matrix_tiles="on") for weights in ("bf16", "int8", "int4")
+    )
 
 
 def test_another_word_is_refused_with_those_that_are_known(machine: Any) -> None:

@@ -1,0 +1,96 @@
+"""Feed-forward networks in parts: the same network, and where the form is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset13 as ops
+
+from build_engine import openvino_ir
+from build_engine.feed_forward import PARTS, most_tokens, split_feed_forward
+from build_engine.manifest import Manifest
+from build_engine.openvino_ir import load_language_model, tile_tokens
+
+EnginesOf = Callable[[Path, str], Path]
+HIDDEN, WIDTH = 64, 96
+
+
+def weights(out: int, width: int, seed: int) -> ov.Node:
+    """bfloat16 [out, in] as an engine file has it."""
+    values = np.random.default_rng(seed).standard_normal((out, width)).astype(np.float32) / 8
+    bits = (values.view(np.uint32) >> 16).astype(np.uint16)
+    tensor = ov.Tensor(bits, ov.Shape([out, width]), ov.Type.bf16)
+    return ops.convert(ops.constant(tensor), ov.Type.f32)
+
+
+def network(width: int = WIDTH) -> ov.Model:
+    x = ops.parameter(ov.PartialShape([-1, HIDDEN]), ov.Type.f32)
+    gate = ops.swish(ops.matmul(x, weights(width, HIDDEN, 0), False, True))
+    inner = ops.multiply(gate, ops.matmul(x, weights(width, HIDDEN, 1), False, True))
+    y = ops.add(x, ops.matmul(inner, weights(HIDDEN, width, 2), False, True))
+    return ov.Model([ops.result(y)], [x], "network")
+
+
+def computed(model: ov.Model, x: np.ndarray) -> np.ndarray:
+    return np.array(ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x)[0])
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 16, 32, 200])
+def test_the_parts_are_the_whole(tokens: int) -> None:
+    x = np.random.default_rng(tokens).standard_normal((tokens, HIDDEN)).astype(np.float32)
+    model = network()
+    assert split_feed_forward(model) == 1
+    products = [node for node in model.get_ops() if node.get_type_name() == "MatMul"]
+    assert {node.get_output_partial_shape(0)[0].get_length() for node in products} == {PARTS}
+    np.testing.assert_allclose(computed(model, x), computed(network(), x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_width_that_does_not_divide_is_left_alone() -> None:
+    assert split_feed_forward(network(WIDTH + 2)) == 0
+
+
+def test_other_products_are_left_alone() -> None:
+    x = ops.parameter(ov.PartialShape([-1, HIDDEN]), ov.Type.f32)
+    y = ops.matmul(ops.multiply(x, ops.swish(x)), weights(HIDDEN, HIDDEN, 0), False, True)
+    assert split_feed_forward(ov.Model([ops.result(y)], [x], "other")) == 0
+
+
+@pytest.mark.parametrize(("hidden", "tokens"), [(1024, 256), (2048, 256), (2560, 208), (4096, 96)])
+def test_steps_stay_in_the_cache(hidden: int, tokens: int) -> None:
+    """2048, 2560 and 4096 are what oneDNN's verbose output told: it takes tiles up to 288, 224 and 104 tokens."""
+    assert most_tokens(hidden) == tokens
+
+
+@pytest.mark.parametrize(
+    ("flags", "hidden", "told"),
+    [("avx512_bf16", 0, "no matrix tiles"), ("amx_int8", 16384, "steps of 0 tokens; it pays from 64 on")],
+)
+def test_where_bf16_weights_have_no_form_for_tiles(
+    flags: str,
+    hidden: int,
+    told: str,
+    demo_checkpoint: Path,
+    engines_of: EnginesOf,
+    monkeypatch: pytest.MonkeyPatch,
+    processor: Callable[[str], None],
+) -> None:
+    processor(flags)
+    monkeypatch.setattr(openvino_ir, "_has_bfloat16", lambda core: True)
+    directory = engines_of(demo_checkpoint, "bf16")
+    manifest = Manifest.read(directory)
+    if hidden:
+        manifest = dataclasses.replace(manifest, text=dataclasses.replace(manifest.text, hidden_size=hidden))
+    with pytest.raises(ValueError, match=told):
+        load_language_model(directory, manifest, tiles=True)
+
+
+def test_a_step_of_int8_weights_may_have_as_many_tokens_as_the_engine_allows(
+    demo_checkpoint: Path, engines_of: EnginesOf
+) -> None:
+    manifest = Manifest.read(engines_of(demo_checkpoint, "int8"))
+    assert tile_tokens(manifest) == manifest.limits.max_num_tokens
