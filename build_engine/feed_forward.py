@@ -58,8 +58,10 @@ def _gate_and_up(down: ov.Node) -> tuple[ov.Node, ov.Node] | None:
     if swish.get_type_name() != "Swish" or up.get_type_name() != "MatMul":
         return None
     gate = swish.input_value(0).get_node()
+    if gate.get_type_name() != "MatMul" or gate.input_value(0).get_node() != up.input_value(0).get_node():
+        return None
     width = down.input_value(1).get_partial_shape()[1].get_length()
-    return (gate, up) if gate.get_type_name() == "MatMul" and width % PARTS == 0 else None
+    return (gate, up) if width % PARTS == 0 else None
 
 
 def _dealt(product: ov.Node, axis: int) -> ov.Node:

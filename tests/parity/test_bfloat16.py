@@ -73,7 +73,8 @@ def kind_of_weights(node: ov.Node) -> ov.Type:
 def test_what_follows_a_product_is_computed(tail: str) -> None:
     random = np.random.default_rng(0)
     stored = random.integers(0x3C00, 0x3E00, (32, 48)).astype(np.uint16)  # 0.008 to 0.13
-    weights = ops.convert(ops.constant(ov.Tensor(stored, ov.Shape([32, 48]), ov.Type.bf16)), ov.Type.f32)
+    tensor = ov.Tensor(stored, ov.Shape([32, 48]), ov.Type.bf16)
+    weights = ops.convert(ops.constant(tensor, shared_memory=False), ov.Type.f32)
     x = ops.parameter(ov.PartialShape([-1, 48]), ov.Type.f32)
     product = ops.matmul(x, weights, False, True)
     bias = ops.constant(random.standard_normal(32).astype(np.float32))

@@ -25,7 +25,7 @@ def weights(out: int, width: int, seed: int) -> ov.Node:
     values = np.random.default_rng(seed).standard_normal((out, width)).astype(np.float32) / 8
     bits = (values.view(np.uint32) >> 16).astype(np.uint16)
     tensor = ov.Tensor(bits, ov.Shape([out, width]), ov.Type.bf16)
-    return ops.convert(ops.constant(tensor), ov.Type.f32)
+    return ops.convert(ops.constant(tensor, shared_memory=False), ov.Type.f32)
 
 
 def network(width: int = WIDTH) -> ov.Model:
@@ -58,6 +58,14 @@ def test_other_products_are_left_alone() -> None:
     x = ops.parameter(ov.PartialShape([-1, HIDDEN]), ov.Type.f32)
     y = ops.matmul(ops.multiply(x, ops.swish(x)), weights(HIDDEN, HIDDEN, 0), False, True)
     assert split_feed_forward(ov.Model([ops.result(y)], [x], "other")) == 0
+
+
+def test_gate_and_up_of_different_activations_are_left_alone() -> None:
+    x = ops.parameter(ov.PartialShape([-1, HIDDEN]), ov.Type.f32)
+    gate = ops.swish(ops.matmul(x, weights(WIDTH, HIDDEN, 0), False, True))
+    other = ops.matmul(ops.relu(x), weights(WIDTH, HIDDEN, 1), False, True)
+    y = ops.matmul(ops.multiply(gate, other), weights(HIDDEN, WIDTH, 2), False, True)
+    assert split_feed_forward(ov.Model([ops.result(y)], [x], "different")) == 0
 
 
 @pytest.mark.parametrize(("hidden", "tokens"), [(1024, 256), (2048, 256), (2560, 208), (4096, 96)])
