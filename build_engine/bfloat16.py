@@ -17,7 +17,6 @@ def multiply_in_bfloat16(model: ov.Model) -> int:
     multiplies, three times what it needs. The results are the same, bit for bit, where it multiplies in bfloat16 anyway.
     Products that are results themselves (logits) are left alone: theirs are float32, and would be rounded.
     """
-    narrowed: dict[tuple[str, int], ov.Node] = {}
     changed = 0
     for product in model.get_ordered_ops():
         if product.get_type_name() != "MatMul" or (weights := _widened(product.input_value(1))) is None:
@@ -26,11 +25,7 @@ def multiply_in_bfloat16(model: ov.Model) -> int:
             reader.get_node().get_type_name() == "Result" for reader in product.output(0).get_target_inputs()
         ):
             continue
-        source = product.input_value(0)
-        key = source.get_node().get_friendly_name(), source.get_index()
-        if key not in narrowed:
-            narrowed[key] = ops.convert(source, ov.Type.bf16)
-        product.input(0).replace_source_output(narrowed[key].output(0))
+        _narrow(product.input(0))
         product.input(1).replace_source_output(weights)
         _widen(_last(product).output(0))
         changed += 1
@@ -43,8 +38,7 @@ def attend_in_bfloat16(model: ov.Model) -> None:
     for node in model.get_ordered_ops():
         if node.get_type_name() == "PagedAttentionExtension":
             for place in range(3):  # queries, keys, values
-                narrow = ops.convert(node.input_value(place), ov.Type.bf16)
-                node.input(place).replace_source_output(narrow.output(0))
+                _narrow(node.input(place))
             _widen(node.output(0))
     model.validate_nodes_and_infer_types()
 
@@ -57,11 +51,11 @@ def _last(product: ov.Node) -> ov.Node:
     reader = next(iter(readers))
     node = reader.get_node()
     others = [other for other in node.inputs() if other.get_index() != reader.get_index()]
-    sources = [other.get_source_output() for other in others]
-    if node.get_type_name() not in _FUSED or not all(_is_constant(source.get_node()) for source in sources):
+    constant = all(_is_constant(other.get_source_output().get_node()) for other in others)
+    if node.get_type_name() not in _FUSED or not constant:
         return product
-    for other, source in zip(others, sources, strict=True):
-        other.replace_source_output(ops.convert(source, ov.Type.bf16).output(0))
+    for other in others:
+        _narrow(other)
     return _last(node)
 
 
@@ -69,6 +63,11 @@ def _is_constant(node: ov.Node) -> bool:
     """Whether it is computed from constants alone."""
     inputs = [value.get_node() for value in node.input_values()]
     return all(map(_is_constant, inputs)) if inputs else bool(node.get_type_name() == "Constant")
+
+
+def _narrow(value: ov.Input) -> None:
+    """Give this input bfloat16."""
+    value.replace_source_output(ops.convert(value.get_source_output(), ov.Type.bf16).output(0))
 
 
 def _widen(output: ov.Output) -> None:

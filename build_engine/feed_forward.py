@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
+from openvino.utils import replace_node
 
 PARTS: Final = 4
 _CACHE_BYTES: Final = 3 << 19
@@ -41,9 +42,7 @@ def split_feed_forward(model: ov.Model) -> int:
         x = ops.concat([shared] * PARTS, 0)
         inner = ops.multiply(ops.swish(_product(x, _dealt(gate, 0))), _product(x, _dealt(up, 0)))
         whole = ops.reduce_sum(_product(inner, _dealt(down, 1)), _ints(0))
-        readers = down.output(0).get_target_inputs()
-        for reader in readers:
-            reader.replace_source_output(whole.output(0))
+        replace_node(down, whole)
         changed += 1
     model.validate_nodes_and_infer_types()
     return changed

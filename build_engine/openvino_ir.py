@@ -75,11 +75,11 @@ def load_language_model(
         )
     # A float32 cache asks for float32 arithmetic; then nothing is rounded behind the caller's back.
     group = _ACTIVATION_GROUP if quantise_activations and kv_cache_dtype not in ("f32", "f16") else 0
-    integers = group and manifest.weights in ("int8", "int4")
+    integers = group > 0 and manifest.weights in ("int8", "int4")
     free = "f32" if integers and has_tiles() else _precision(core, manifest)
     precision = {"f32": "f32", "f16": "f32", "bf16": "bf16", "u8": free}[kv_cache_dtype]
     if tiles:
-        _check_tiles(manifest, kv_cache_dtype, bool(integers), precision)
+        _check_tiles(manifest, kv_cache_dtype, integers, precision)
     model = core.read_model(directory / LANGUAGE_MODEL)
     describe_caches(model, manifest.text)
     if tiles and integers:
@@ -115,8 +115,8 @@ def _check_tiles(manifest: Manifest, kv_cache_dtype: str, integers: bool, precis
 
 def tile_tokens(manifest: Manifest) -> int:
     """Tokens that a step of the form for tiles may have."""
-    limits = manifest.limits.max_num_tokens
-    return limits if manifest.weights != "bf16" else min(most_tokens(manifest.text.hidden_size), limits)
+    allowed = manifest.limits.max_num_tokens
+    return min(most_tokens(manifest.text.hidden_size), allowed) if manifest.weights == "bf16" else allowed
 
 
 def load_vision_encoder(directory: Path, manifest: Manifest, threads: int = 0) -> ov.CompiledModel:

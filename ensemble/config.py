@@ -105,7 +105,7 @@ class DeploymentConfig:
             at most a quarter of the memory.
         kv_cache_dtype: "auto" (f32 for f32 weights, else u8), "f32", "bf16", "f16" or "u8".
         matrix_tiles: "on" keeps a second, int8 form of int8 or int4 weights, with which steps of 32 tokens and more (prompts)
-            are computed on the matrix tiles of processors with AMX, 1.7 times as fast; "off" does not; "auto" does on
+            are computed on the matrix tiles of processors with AMX, 1.3 to 1.7 times as fast; "off" does not; "auto" does on
             such a processor for engines of 64 MB and more, if that takes at most an eighth of the memory: the size of the
             language model's file for int8, three times its size for int4. Of bf16 weights "on" keeps a second form too, for
             prompts in steps of 256 tokens or fewer and twice the size of the file (docs/decisions/0013).

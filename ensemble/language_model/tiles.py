@@ -1,6 +1,7 @@
 """Whether a deployment keeps a second form of the language model's weights, for matrix tiles (AMX).
 
-It knows processors, memory and the configuration; it compiles nothing. What the form is: build_engine.token_scales.
+It knows processors, memory and the configuration; it compiles nothing. What the form is: build_engine.token_scales,
+and build_engine.feed_forward for bf16 weights.
 """
 
 from __future__ import annotations

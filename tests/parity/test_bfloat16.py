@@ -12,6 +12,7 @@ from openvino import opset13 as ops
 
 from build_engine import openvino_ir
 from build_engine.bfloat16 import multiply_in_bfloat16
+from build_engine.manifest import Manifest
 from build_engine.openvino_ir import VISION_ENCODER, load_vision_encoder
 from build_engine.samples import make_samples
 from build_engine.trial import Trial
@@ -102,4 +103,4 @@ def test_an_encoder_of_float32_engines_is_left_alone(demo_checkpoint: Path, engi
     directory = engines_of(demo_checkpoint, "f32")
     model = ov.Core().read_model(directory / VISION_ENCODER)
     assert multiply_in_bfloat16(model) == 0
-    assert load_vision_encoder(directory, Trial(directory).manifest)
+    assert load_vision_encoder(directory, Manifest.read(directory))

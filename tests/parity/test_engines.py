@@ -4,6 +4,7 @@ shape.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -323,13 +324,31 @@ def test_without_rounding_there_is_no_form_for_tiles(
         load_language_model(directory, Manifest.read(directory), tiles=True, **options)
 
 
-def test_where_integer_products_overflow_there_is_no_form_for_tiles(
-    demo_checkpoint: Path, engines_of: EnginesOf, processor: Callable[[str], None]
+@pytest.mark.parametrize(
+    ("weights", "flags", "hidden_size", "told"),
+    [
+        ("int8", "avx2", 0, "needs VNNI or AMX"),
+        ("bf16", "avx512_bf16", 0, "no matrix tiles"),
+        ("bf16", "amx_int8", 16384, "steps of 0 tokens; it pays from 64 on"),
+    ],
+)
+def test_where_tiles_would_be_wrong_or_slow_there_is_no_form_for_them(
+    weights: str,
+    flags: str,
+    hidden_size: int,
+    told: str,
+    demo_checkpoint: Path,
+    engines_of: EnginesOf,
+    monkeypatch: pytest.MonkeyPatch,
+    processor: Callable[[str], None],
 ) -> None:
-    processor("avx2")
-    directory = engines_of(demo_checkpoint, "int8")
-    with pytest.raises(ValueError, match="needs VNNI or AMX"):
-        load_language_model(directory, Manifest.read(directory), tiles=True)
+    processor(flags)
+    monkeypatch.setattr(openvino_ir, "_has_bfloat16", lambda core: True)
+    directory = engines_of(demo_checkpoint, weights)
+    manifest = Manifest.read(directory)
+    text = dataclasses.replace(manifest.text, hidden_size=hidden_size or manifest.text.hidden_size)
+    with pytest.raises(ValueError, match=told):
+        load_language_model(directory, dataclasses.replace(manifest, text=text), tiles=True)
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])

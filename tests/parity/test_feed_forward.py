@@ -1,8 +1,7 @@
-"""Feed-forward networks in parts: the same network, and where the form is refused."""
+"""Feed-forward networks in parts: the same network, for steps of how many tokens."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +10,9 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from build_engine import openvino_ir
 from build_engine.feed_forward import PARTS, most_tokens, split_feed_forward
 from build_engine.manifest import Manifest
-from build_engine.openvino_ir import load_language_model, tile_tokens
+from build_engine.openvino_ir import tile_tokens
 
 EnginesOf = Callable[[Path, str], Path]
 HIDDEN, WIDTH = 64, 96
@@ -72,29 +70,6 @@ def test_gate_and_up_of_different_activations_are_left_alone() -> None:
 def test_steps_stay_in_the_cache(hidden: int, tokens: int) -> None:
     """2048, 2560 and 4096 are what oneDNN's verbose output told: it takes tiles up to 288, 224 and 104 tokens."""
     assert most_tokens(hidden) == tokens
-
-
-@pytest.mark.parametrize(
-    ("flags", "hidden", "told"),
-    [("avx512_bf16", 0, "no matrix tiles"), ("amx_int8", 16384, "steps of 0 tokens; it pays from 64 on")],
-)
-def test_where_bf16_weights_have_no_form_for_tiles(
-    flags: str,
-    hidden: int,
-    told: str,
-    demo_checkpoint: Path,
-    engines_of: EnginesOf,
-    monkeypatch: pytest.MonkeyPatch,
-    processor: Callable[[str], None],
-) -> None:
-    processor(flags)
-    monkeypatch.setattr(openvino_ir, "_has_bfloat16", lambda core: True)
-    directory = engines_of(demo_checkpoint, "bf16")
-    manifest = Manifest.read(directory)
-    if hidden:
-        manifest = dataclasses.replace(manifest, text=dataclasses.replace(manifest.text, hidden_size=hidden))
-    with pytest.raises(ValueError, match=told):
-        load_language_model(directory, manifest, tiles=True)
 
 
 def test_a_step_of_int8_weights_may_have_as_many_tokens_as_the_engine_allows(

@@ -109,6 +109,17 @@ def test_off_leaves_every_step_to_the_first_form(
     assert np.abs(made - expected).mean() < ALLOWED["int8"] * expected.std()
 
 
+def test_a_step_that_is_too_long_for_tiles_goes_to_the_first_form(
+    demo_checkpoint: Path, engines_of: EnginesOf, reference: Transformers
+) -> None:
+    served = Served(engines_of(demo_checkpoint, "int8"), "on")
+    sample = max(make_samples(served.manifest, seed=3), key=lambda one: len(one.ids))
+    served.model.max_num_tokens = len(sample.ids) - 1
+    made, expected = _answers(served, reference, sample)
+    assert np.abs(made - expected).mean() < ALLOWED["int8"] * expected.std()
+    assert served.steps["large"] == []
+
+
 def test_a_cleared_block_is_empty_for_both_forms(demo_checkpoint: Path, engines_of: EnginesOf) -> None:
     served = Served(engines_of(demo_checkpoint, "int8"), "on")
     ids = np.arange(LARGE, dtype=np.int32)
