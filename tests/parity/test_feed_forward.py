@@ -12,7 +12,7 @@ from openvino import opset13 as ops
 
 from build_engine.feed_forward import PARTS, most_tokens, split_feed_forward
 from build_engine.manifest import Manifest
-from build_engine.openvino_ir import tile_tokens
+from build_engine.openvino_ir import load_language_model, tile_tokens
 
 EnginesOf = Callable[[Path, str], Path]
 HIDDEN, WIDTH = 64, 96
@@ -70,6 +70,27 @@ def test_gate_and_up_of_different_activations_are_left_alone() -> None:
 def test_steps_stay_in_the_cache(hidden: int, tokens: int) -> None:
     """2048, 2560 and 4096 are what oneDNN's verbose output told: it takes tiles up to 288, 224 and 104 tokens."""
     assert most_tokens(hidden) == tokens
+
+
+@pytest.mark.skipif(
+    "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+    reason="without bfloat16 arithmetic, bf16 weights have no form for tiles",
+)
+def test_only_the_form_for_tiles_of_bf16_weights_is_in_parts(
+    demo_checkpoint: Path, engines_of: EnginesOf, processor: Callable[[str], None]
+) -> None:
+    processor("amx_int8")
+    directory = engines_of(demo_checkpoint, "bf16")
+    manifest = Manifest.read(directory)
+    for tiles, products in ((True, 3 * manifest.text.num_hidden_layers), (False, 0)):
+        compiled = load_language_model(directory, manifest, tiles=tiles)
+        in_parts = [
+            node
+            for node in compiled.get_runtime_model().get_ops()
+            if node.get_rt_info()["layerType"].astype(str) == "FullyConnected"
+            and len(node.get_output_partial_shape(0)) == 3
+        ]
+        assert len(in_parts) == products
 
 
 def test_a_step_of_int8_weights_may_have_as_many_tokens_as_the_engine_allows(
