@@ -1,19 +1,24 @@
-"""Splits the feed-forward networks of a bfloat16 graph into parts, whose products are faster on matrix tiles.
+"""Rewrites the feed-forward networks of a bfloat16 graph, down(swish(gate(x)) * up(x)), for matrix tiles.
 
-It knows the network of a decoder layer, down(swish(gate(x)) * up(x)), and what oneDNN does behind OpenVINO: weights of two
-axes are an inner product there, weights of three axes a batch of matrix products, with kernels of their own
-(docs/decisions/0013). Columns of gate and up are dealt out to the parts, and down adds the parts up, so nothing in between
-has to be put together.
+It knows two things about OpenVINO. Its plugin fuses a network into one operation, the faster one for few tokens, if the
+network looks as exporters write it (docs/decisions/0014). And behind it, oneDNN takes weights of two axes for an inner
+product, weights of three for a batch of matrix products, with kernels of their own, the faster ones for many tokens
+(docs/decisions/0013): columns of gate and up are dealt out to parts, and down adds the parts up, so nothing in between has
+to be put together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import openvino as ov
 from openvino import opset13 as ops
+from openvino._offline_transformations import compress_model_transformation
 from openvino.utils import replace_node
+from openvino.utils.node_factory import NodeFactory
 
 PARTS: Final = 4
 _CACHE_BYTES: Final = 3 << 19
@@ -22,6 +27,8 @@ _BESIDE: Final = 96
 """Rows that other data of a block take of it, at most."""
 _MOST: Final = 256
 _STEP: Final = 16
+_FUSED_STEP: Final = 32
+"""Widths that the fused operation takes are multiples of this."""
 
 
 def most_tokens(width: int) -> int:
@@ -34,10 +41,9 @@ def most_tokens(width: int) -> int:
 def split_feed_forward(model: ov.Model) -> int:
     """Change the model in place; returns how many networks are split. Weights [out, in] that do not divide are left."""
     changed = 0
-    for down in model.get_ordered_ops():
-        if down.get_type_name() != "MatMul" or (found := _gate_and_up(down)) is None:
+    for gate, up, down in _networks(model):
+        if _width(gate) % PARTS:
             continue
-        gate, up = found
         shared = ops.unsqueeze(gate.input_value(0), _ints(0))
         x = ops.concat([shared] * PARTS, 0)
         inner = ops.multiply(ops.swish(_product(x, _dealt(gate, 0))), _product(x, _dealt(up, 0)))
@@ -46,6 +52,33 @@ def split_feed_forward(model: ov.Model) -> int:
         changed += 1
     model.validate_nodes_and_infer_types()
     return changed
+
+
+def fuse_feed_forward(model: ov.Model) -> int:
+    """Let OpenVINO fuse each network, where it has that operation (AMX, two threads and more; with one thread it dies).
+
+    The pattern wants float16 weights behind a Convert of the kind that stays, three axes, and a Swish of one input. bfloat16
+    numbers are float16 ones too from 2**-17 on; smaller ones lose at most 2**-25, larger ones than 65504 become that.
+    Changes the model in place; returns how many networks are changed. Widths that do not suit the operation are left.
+    """
+    changed = 0
+    for gate, up, down in _networks(model):
+        if _width(gate) % _FUSED_STEP or _width(down) % _FUSED_STEP:
+            continue
+        x = ops.unsqueeze(gate.input_value(0), _ints(0))
+        open_gate = NodeFactory("opset4").create("Swish", [_product(x, _half(gate)).output(0)])
+        inner = ops.multiply(open_gate, _product(x, _half(up)))
+        replace_node(down, ops.squeeze(_product(inner, _half(down)), _ints(0)))
+        changed += 1
+    model.validate_nodes_and_infer_types()
+    return changed
+
+
+def _networks(model: ov.Model) -> Iterator[tuple[ov.Node, ov.Node, ov.Node]]:
+    """The products gate, up and down of each network."""
+    for down in model.get_ordered_ops():
+        if down.get_type_name() == "MatMul" and (found := _gate_and_up(down)) is not None:
+            yield (*found, down)
 
 
 def _gate_and_up(down: ov.Node) -> tuple[ov.Node, ov.Node] | None:
@@ -59,8 +92,23 @@ def _gate_and_up(down: ov.Node) -> tuple[ov.Node, ov.Node] | None:
     gate = swish.input_value(0).get_node()
     if gate.get_type_name() != "MatMul" or gate.input_value(0).get_node() != up.input_value(0).get_node():
         return None
-    width = down.input_value(1).get_partial_shape()[1].get_length()
-    return (gate, up) if width % PARTS == 0 else None
+    return gate, up
+
+
+def _width(product: ov.Node) -> int:
+    """How many numbers a token has behind it."""
+    return int(product.input_value(1).get_partial_shape()[0].get_length())
+
+
+def _half(product: ov.Node) -> ov.Node:
+    """The weights of a product as float16, behind a Convert that OpenVINO does not compute beforehand."""
+    stored = product.input_value(1).get_node().input_value(0).get_node()
+    bits: npt.NDArray[np.uint16] = stored.data.view(np.uint16)
+    wide = (bits.astype(np.uint32) << 16).view(np.float32).reshape(stored.get_output_shape(0))
+    # Only this pass of OpenVINO's converter marks a Convert so.
+    model = ov.Model([ops.result(ops.constant(wide, shared_memory=True))], [], "weights")
+    compress_model_transformation(model)
+    return model.get_results()[0].input_value(0).get_node()
 
 
 def _dealt(product: ov.Node, axis: int) -> ov.Node:

@@ -44,11 +44,12 @@ class Trial:
         threads: int = 0,
         blocks: int = 128,
         tiles: bool = False,
+        fused: bool = False,
     ) -> None:
         self.manifest = Manifest.read(directory)
         self.vision = load_vision_encoder(directory, self.manifest, threads)
         self.language = load_language_model(
-            directory, self.manifest, kv_cache_dtype, threads, tiles=tiles
+            directory, self.manifest, kv_cache_dtype, threads, tiles=tiles, fused=fused
         ).create_infer_request()
         self._caches = self._allocate(blocks)
         self._free = [int(block) for block in np.random.default_rng(0).permutation(blocks)]

@@ -18,7 +18,7 @@ from ensemble.config import DeploymentConfig
 from ensemble.language_model.batch import Batch
 from ensemble.language_model.kv_cache import kv_blocks
 from ensemble.language_model.padding import padded
-from ensemble.language_model.tiles import LARGE, wants_tiles
+from ensemble.language_model.tiles import LARGE, wants_fused, wants_tiles
 
 if TYPE_CHECKING:
     import openvino
@@ -80,7 +80,7 @@ class OpenVinoLanguageModel:
         load = partial(
             engines.load_language_model, config.engines, manifest, config.kv_cache_dtype, config.threads
         )
-        compiled = load()
+        compiled = load(fused=wants_fused(config, manifest))
         blocks = kv_blocks(config, manifest, bytes_per_block(compiled))
         if not wants_tiles(config, manifest):
             return cls(compiled, blocks)

@@ -27,7 +27,7 @@ from ensemble.language_model.forward import LanguageModel, OpenVinoLanguageModel
 from ensemble.language_model.kv_cache import kv_blocks
 from ensemble.language_model.request import Output, Request, Sampling
 from ensemble.language_model.sequence import blocks_for
-from ensemble.language_model.tiles import wants_tiles
+from ensemble.language_model.tiles import wants_fused, wants_tiles
 from loadtests.benchmarks.machine import Calibration
 
 CONTEXT: Final = 64
@@ -146,7 +146,12 @@ class ServingEngine:
         if max_batch_size:
             manifest = replace(manifest, limits=replace(manifest.limits, max_batch_size=max_batch_size))
         config = DeploymentConfig(engines=engines, kv_cache_bytes=KV_CACHE_BYTES, matrix_tiles=matrix_tiles)
-        compiled = load_language_model(engines, manifest, quantise_activations=quantise_activations)
+        compiled = load_language_model(
+            engines,
+            manifest,
+            quantise_activations=quantise_activations,
+            fused=wants_fused(config, manifest),
+        )
         wanted_tiles = quantise_activations and wants_tiles(config, manifest)
         tiles = load_language_model(engines, manifest, tiles=True) if wanted_tiles else None
         most = tile_tokens(manifest) if wanted_tiles else 0

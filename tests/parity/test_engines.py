@@ -223,14 +223,19 @@ MEASURED = {"bf16": (0.03, 0.95), "int8": (0.06, 0.9), "int4": (0.6, 0.6)}
 
 
 @pytest.mark.parametrize(
-    ("weights", "tiles"), [*((weights, False) for weights in MEASURED), ("int8", True), ("int4", True)]
+    ("weights", "form"),
+    [*((weights, "") for weights in MEASURED), ("int8", "tiles"), ("int4", "tiles"), ("bf16", "fused")],
 )
 def test_errors_of_compressed_engines_stay_near_the_measured_ones(
-    weights: str, tiles: bool, demo_checkpoint: Path, engines_of: EnginesOf, pair: tuple[Transformers, Trial]
+    weights: str, form: str, demo_checkpoint: Path, engines_of: EnginesOf, pair: tuple[Transformers, Trial]
 ) -> None:
-    if tiles and not openvino_ir.has_integer_products():
+    if form == "tiles" and not openvino_ir.has_integer_products():
         pytest.skip("without VNNI or AMX, int8 products overflow; the form is refused")
-    trial = Trial(engines_of(demo_checkpoint, weights), threads=1, tiles=tiles)
+    if form == "fused" and not openvino_ir.has_tiles():
+        pytest.skip("without AMX nothing is fused; the form is refused")
+    trial = Trial(
+        engines_of(demo_checkpoint, weights), threads=2, tiles=form == "tiles", fused=form == "fused"
+    )
     allowed, least_agreement = MEASURED[weights]
     agreed = 0
     worst = 0.0
@@ -240,7 +245,7 @@ def test_errors_of_compressed_engines_stay_near_the_measured_ones(
         worst = max(worst, *(made.mean / made.spread for made in comparisons))
         agreed += same
     print(
-        f"{weights}: worst mean error {worst:.4f} std, greedy tokens {agreed} of {len(samples) * NEW_TOKENS}"
+        f"{weights} {form}: worst mean error {worst:.4f} std, greedy tokens {agreed} of {len(samples) * NEW_TOKENS}"
     )
     assert worst < allowed
     assert agreed >= least_agreement * len(samples) * NEW_TOKENS

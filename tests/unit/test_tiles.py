@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +14,7 @@ from build_engine import openvino_ir
 from build_engine.manifest import Manifest
 from ensemble.config import DeploymentConfig
 from ensemble.language_model import tiles
-from ensemble.language_model.tiles import wants_tiles
+from ensemble.language_model.tiles import wants_fused, wants_tiles
 
 AMX, PLAIN = "avx512_vnni amx_bf16 amx_int8", "avx512_vnni"
 
@@ -23,7 +24,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: Callable
     """Makes a machine with these flags and gigabytes, and engines of so many megabytes; gives the answer."""
 
     def ask(
-        weights: str, flags: str = AMX, memory_gb: float = 24, stored_mb: int = 1700, **config: str
+        weights: str,
+        flags: str = AMX,
+        memory_gb: float = 24,
+        stored_mb: int = 1700,
+        wants: Callable[[DeploymentConfig, Manifest], bool] = wants_tiles,
+        **config: str,
     ) -> bool:
         processor(flags)
         monkeypatch.setattr(tiles, "memory_limit", lambda: int(memory_gb * (1 << 30)))
@@ -32,7 +38,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: Callable
         with stored.open("wb") as file:
             file.truncate(stored_mb << 20)
         manifest = cast(Manifest, SimpleNamespace(weights=weights))
-        return wants_tiles(DeploymentConfig(engines=tmp_path, **cast(Any, config)), manifest)
+        return wants(DeploymentConfig(engines=tmp_path, **cast(Any, config)), manifest)
 
     return ask
 
@@ -61,6 +67,20 @@ def test_on_and_off_are_taken_at_their_word(machine: Any) -> None:
     assert all(
         machine(weights, flags=PLAIN, memory_gb=1, matrix_tiles="on") for weights in ("bf16", "int8", "int4")
     )
+
+
+def test_bf16_weights_are_fused_on_a_processor_with_tiles(machine: Any) -> None:
+    machine = partial(machine, wants=wants_fused)
+    assert machine("bf16")
+    assert all(machine("bf16", kv_cache_dtype=kind) for kind in ("u8", "bf16"))
+    assert not any(machine("bf16", kv_cache_dtype=kind) for kind in ("f32", "f16"))
+    assert not any(machine(weights, matrix_tiles="on") for weights in ("f32", "int8", "int4"))
+    assert not machine("bf16", matrix_tiles="off")
+    assert machine("bf16", matrix_tiles="on", memory_gb=1)
+    assert not machine("bf16", matrix_tiles="on", flags=PLAIN)
+    assert machine("bf16", stored_mb=3000, memory_gb=16)
+    assert not machine("bf16", stored_mb=3100, memory_gb=16)
+    assert not machine("bf16", stored_mb=63)
 
 
 def test_another_word_is_refused_with_those_that_are_known(machine: Any) -> None:
