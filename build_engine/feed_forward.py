@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import openvino as ov
 from openvino import opset13 as ops
 from openvino._offline_transformations import compress_model_transformation
 from openvino.utils import replace_node
 from openvino.utils.node_factory import NodeFactory
+
+from build_engine.shards import widen_bfloat16
 
 PARTS: Final = 4
 _CACHE_BYTES: Final = 3 << 19
@@ -103,8 +104,7 @@ def _width(product: ov.Node) -> int:
 def _half(product: ov.Node) -> ov.Node:
     """The weights of a product as float16, behind a Convert that OpenVINO does not compute beforehand."""
     stored = product.input_value(1).get_node().input_value(0).get_node()
-    bits: npt.NDArray[np.uint16] = stored.data.view(np.uint16)
-    wide = (bits.astype(np.uint32) << 16).view(np.float32).reshape(stored.get_output_shape(0))
+    wide = widen_bfloat16(stored.data.view(np.uint16)).reshape(stored.get_output_shape(0))
     # Only this pass of OpenVINO's converter marks a Convert so.
     model = ov.Model([ops.result(ops.constant(wide, shared_memory=True))], [], "weights")
     compress_model_transformation(model)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.section import CheckpointError, Section
-from build_engine.shards import Shards, StoredTensor, read_header, round_bfloat16
+from build_engine.shards import Shards, StoredTensor, read_header, round_bfloat16, widen_bfloat16
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -139,7 +139,7 @@ class MergedShards(Shards):
             return self._base.float32(name)
         dtype = self.stored(name).dtype
         if dtype == "BF16":
-            return (round_bfloat16(self._sum(name)).astype(np.uint32) << 16).view(np.float32)
+            return widen_bfloat16(round_bfloat16(self._sum(name)))
         if dtype == "F16":
             return self._sum(name).astype(np.float16).astype(np.float32)
         return self._sum(name)

@@ -88,7 +88,7 @@ class Shards:
         """A tensor as float32, in its own shape; exact for every stored type but float64."""
         stored = self.stored(name)
         if stored.dtype == "BF16":
-            return (map_tensor(stored, np.uint16).astype(np.uint32) << 16).view(np.float32)
+            return widen_bfloat16(map_tensor(stored, np.uint16))
         kind = {"F64": np.float64, "F32": np.float32, "F16": np.float16}[stored.dtype]
         return map_tensor(stored, kind).astype(np.float32)
 
@@ -147,3 +147,8 @@ def round_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     """Bits of the nearest bfloat16, ties to even."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def widen_bfloat16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """The numbers that these bits of bfloat16 are, in the same shape."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from build_engine.checkpoint import Checkpoint
 from build_engine.facts import Architecture, Deepstack
 from build_engine.manifest import TextFacts, TokenIds, VisionFacts
-from build_engine.shards import Shards, StoredTensor
+from build_engine.shards import Shards, StoredTensor, widen_bfloat16
 
 # depth, hidden_size, num_heads, intermediate_size, out_hidden_size, deepstack_visual_indexes
 SHAPES: Final = {
@@ -45,7 +45,7 @@ class RandomShards(Shards):
 
     def float32(self, name: str) -> npt.NDArray[np.float32]:
         """See `Shards`."""
-        return (self.bits(name).astype(np.uint32) << 16).view(np.float32)
+        return widen_bfloat16(self.bits(name))
 
 
 def random_tower(shape: str) -> Checkpoint:

@@ -107,10 +107,10 @@ class DeploymentConfig:
         matrix_tiles: "on" keeps a second, int8 form of int8 or int4 weights, with which steps of 32 tokens and more (prompts)
             are computed on the matrix tiles of processors with AMX, 1.3 to 1.7 times as fast; "off" does not; "auto" does on
             such a processor for engines of 64 MB and more, if that takes at most an eighth of the memory: the size of the
-            language model's file for int8, three times its size for int4. Feed-forward networks of bf16
-            weights are fused by "on" and, under the same conditions, "auto", for two thirds of the size of the file
-            (docs/decisions/0014); "on" keeps a second form of them too, for prompts in steps of 256 tokens or fewer and
-            twice the size of the file (docs/decisions/0013).
+            language model's file for int8, three times its size for int4. Feed-forward networks of bf16 weights are fused by
+            "on" and, under the same conditions, by "auto", for two thirds of the size of the file (docs/decisions/0014); "on"
+            keeps a second form of them too, for prompts in steps of 256 tokens or fewer and twice the size of the file
+            (docs/decisions/0013).
         kv_cache_reuse: share the blocks of equal prompt prefixes.
         stream_interval_ms: tokens that a stream gets within this time of its last message go out as one; the first token and
             the end never wait. Steps of a large model take longer than this, so each of its tokens goes out by itself.

@@ -49,7 +49,8 @@ def wants_tiles(config: DeploymentConfig, manifest: Manifest) -> bool:
 def wants_fused(config: DeploymentConfig, manifest: Manifest) -> bool:
     """Whether feed-forward networks of bf16 weights are fused, on a processor with tiles.
 
-    Always with `config.matrix_tiles` "on", never with "off"; with "auto" under the conditions of `wants_tiles`.
+    Always with `config.matrix_tiles` "on", never with "off"; with "auto" if the file has at least 64 MB and this takes at most
+    an eighth of the memory. Another word is refused by `wants_tiles`.
     """
     from build_engine.openvino_ir import has_tiles
 
