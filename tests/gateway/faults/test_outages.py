@@ -75,11 +75,26 @@ class Stream:
         return self
 
 
-def submitted(place: Town, count: int, what: str) -> list[str]:
+def submitted(place: Town, count: int, what: str, tokens: int = 400) -> list[str]:
     with place.http() as client:
-        replies = [client.post("/v1/tickets", json=asked(f"{what} {number}")) for number in range(count)]
+        replies = [
+            client.post("/v1/tickets", json=asked(f"{what} {number}", tokens)) for number in range(count)
+        ]
     assert {reply.status_code for reply in replies} == {202}
     return [reply.json()["ticket_id"] for reply in replies]
+
+
+def under_way(place: Town, count: int, what: str) -> list[str]:
+    """Tickets of which one at least is being answered. They are long: short ones can be done before they are looked at."""
+    ids = submitted(place, count, what, 2000)
+    seen: list[str] = []
+
+    def begun() -> bool:
+        seen[:] = states(place, ids)
+        return "working" in seen
+
+    until(begun, lambda: f"no ticket is being answered: {seen}")
+    return ids
 
 
 def states(place: Town, ids: list[str]) -> list[str]:
@@ -90,7 +105,9 @@ def states(place: Town, ids: list[str]) -> list[str]:
 def each_was_answered_once(place: Town, directory: Path, ids: list[str]) -> None:
     """One answer in the store, and on the topic of replies that one only, however often it was told."""
     until(
-        lambda: all(state in ENDED for state in states(place, ids)), f"not answered: {states(place, ids)}", 60
+        lambda: all(state in ENDED for state in states(place, ids)),
+        lambda: f"not answered: {states(place, ids)}",
+        60,
     )
     told: dict[str, set[str]] = {}
 
@@ -113,8 +130,7 @@ def each_was_answered_once(place: Town, directory: Path, ids: list[str]) -> None
 
 def test_triton_is_killed_while_it_answers(place: tuple[Town, Path]) -> None:
     here, directory = place
-    ids = submitted(here, 6, "手机黑屏怎么办？")
-    until(lambda: "working" in states(here, ids), "no ticket was begun")
+    ids = under_way(here, 6, "手机黑屏怎么办？")
     stream = Stream(here, "我的手机打不开", 2000)
     here.triton.end(signal.SIGKILL)
     stream.end()
@@ -141,8 +157,7 @@ def test_triton_is_killed_while_it_answers(place: tuple[Town, Path]) -> None:
 
 def test_triton_is_told_to_end_while_it_answers(place: tuple[Town, Path]) -> None:
     here, directory = place
-    ids = submitted(here, 4, "屏幕碎了")
-    until(lambda: "working" in states(here, ids), "no ticket was begun")
+    ids = under_way(here, 4, "屏幕碎了")
     stream = Stream(here, "手机很烫", 300)
     ended: list[int] = []
     ending = threading.Thread(target=lambda: ended.append(here.triton.end(signal.SIGTERM)))

@@ -29,10 +29,11 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def until(holds: Callable[[], bool], what: str, seconds: float = 40) -> None:
+def until(holds: Callable[[], bool], what: str | Callable[[], str], seconds: float = 40) -> None:
+    """Wait; `what` is said when it does not come true, asked only then if it is a function."""
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, what
+        assert time.monotonic() < end, what if isinstance(what, str) else what()
         time.sleep(0.05)
 
 
@@ -51,8 +52,13 @@ class Service:
             self.process = subprocess.Popen(
                 self.command, env=os.environ | self.environment, stdout=log, stderr=subprocess.STDOUT
             )
-        until(lambda: self.ready() or self.gone, f"not ready: {self.log.read_text()[-2000:]}", 60)
-        assert not self.gone, self.log.read_text()[-2000:]
+        until(lambda: self.ready() or self.gone, lambda: f"not ready: {self.said}", 60)
+        assert not self.gone, self.said
+
+    @property
+    def said(self) -> str:
+        """The end of its log."""
+        return self.log.read_text()[-2000:]
 
     @property
     def gone(self) -> bool:
