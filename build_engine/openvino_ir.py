@@ -14,6 +14,7 @@ from openvino import opset13 as ops
 
 from build_engine.bfloat16 import attend_in_bfloat16, multiply_in_bfloat16
 from build_engine.feed_forward import fuse_feed_forward, most_tokens, split_feed_forward
+from build_engine.logsumexp import add_logsumexp
 from build_engine.manifest import TOKENS_PER_BLOCK, Manifest, TextFacts
 from build_engine.token_scales import round_activations
 
@@ -67,7 +68,8 @@ def load_language_model(
             is rounded, integer products overflow, bf16 without tiles or with few tokens a step. `fused` without bf16
             weights, bfloat16 arithmetic or tiles.
 
-    The caches' element types and block shapes are read from the inputs of the result.
+    The caches' element types and block shapes are read from the inputs of the result. Its outputs are the logits, and what
+    `logsumexp` says of them.
     """
     core = _core()
     if kv_cache_dtype == "auto":
@@ -92,6 +94,7 @@ def load_language_model(
         )
     model = core.read_model(directory / LANGUAGE_MODEL)
     describe_caches(model, manifest.text)
+    add_logsumexp(model)
     if tiles and integers:
         round_activations(model)
         if _has_bfloat16(core):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from build_engine.manifest import Limits, Manifest, TextFacts, TokenIds, VisionFacts
 from ensemble.language_model.batch import Batch
 from ensemble.language_model.block_manager import BLOCK_SIZE
+from ensemble.language_model.forward import Scores
 from ensemble.language_model.request import Request, Sampling
 from ensemble.language_model.sampler import sample
 
@@ -74,7 +75,7 @@ class FakeLanguageModel:
         self.cleared: list[int] = []
         self.steps: list[list[int]] = []
 
-    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def forward(self, batch: Batch) -> Scores:
         if self.fail_next is not None:
             error, self.fail_next = self.fail_next, None
             raise error
@@ -100,7 +101,8 @@ class FakeLanguageModel:
                 whole == NAN
             ).any():  # as in real kernels, a NaN beyond the context is multiplied by zero: NaN
                 last[begins[s + 1] - 1][3] = np.nan
-        return np.stack([last[i] for i in batch.logits_index.tolist()])
+        logits = np.stack([last[i] for i in batch.logits_index.tolist()])
+        return Scores(logits, np.log(np.exp(logits).sum(axis=1)))
 
     def clear(self, blocks: Sequence[int]) -> None:
         self.slots[list(blocks)] = 0

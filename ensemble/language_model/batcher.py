@@ -9,7 +9,6 @@ for AVX-512 were seen not to; nothing promises it of others).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +18,9 @@ from build_engine.manifest import Manifest
 from ensemble.errors import EngineFailure, ServingError
 from ensemble.language_model.batch import Packer
 from ensemble.language_model.block_manager import BlockManager
-from ensemble.language_model.forward import LanguageModel
+from ensemble.language_model.forward import LanguageModel, Scores
 from ensemble.language_model.request import Output, Request
-from ensemble.language_model.sampler import NonFiniteLogitsError, log_probabilities, sample
+from ensemble.language_model.sampler import NonFiniteLogitsError, sample
 from ensemble.language_model.scheduler import Scheduler
 from ensemble.language_model.sequence import Sequence
 
@@ -109,7 +108,7 @@ class Batcher:
         if not chunks:
             return []
         try:
-            logits = self._model.forward(self._packer.pack(chunks))
+            scores = self._model.forward(self._packer.pack(chunks))
         except Exception as error:  # whatever the engine throws, only this step's requests are lost
             logger.exception("step failed; requests %s", [c.sequence.request.request_id for c in chunks])
             return [self._fail(chunk.sequence, f"the step failed: {error}") for chunk in chunks]
@@ -118,7 +117,7 @@ class Batcher:
         wanted = [chunk for chunk in chunks if chunk.wants_logits]
         for chunk in chunks:
             self._scheduler.advance(chunk)
-        return self._sample([chunk.sequence for chunk in wanted], logits)
+        return [self._sample(chunk.sequence, scores, row) for row, chunk in enumerate(wanted)]
 
     def abandon(self, error: ServingError) -> list[News]:
         """The last news of every request: this error. The batcher must not be used afterwards."""
@@ -135,23 +134,14 @@ class Batcher:
         queued = len(self._scheduler.running) + len(self._scheduler.waiting)
         assert queued == len(self._sequences), "a sequence is lost"
 
-    def _sample(self, sequences: Many[Sequence], logits: npt.NDArray[np.float32]) -> list[News]:
-        tokens = [_next_token(sequence, row) for sequence, row in zip(sequences, logits, strict=False)]
-        told = {
-            row: token_id
-            for row, token_id in enumerate(tokens)
-            if token_id is not None and sequences[row].request.return_log_probs
-        }
-        found = log_probabilities(logits[list(told)], list(told.values())) if told else []
-        log_probs = dict(zip(told, found, strict=True))
-        return [
-            self._fail(sequence, "its logits are not finite")
-            if token_id is None
-            else self._append(sequence, token_id, log_probs.get(row))
-            for row, (sequence, token_id) in enumerate(zip(sequences, tokens, strict=True))
-        ]
+    def _sample(self, sequence: Sequence, scores: Scores, row: int) -> News:
+        token_id = _next_token(sequence, scores.logits[row])
+        if token_id is None:
+            return self._fail(sequence, "its logits are not finite")
+        told = (scores.log_probability(row, token_id),) if sequence.request.return_log_probs else ()
+        return self._append(sequence, token_id, told)
 
-    def _append(self, sequence: Sequence, token_id: int, log_prob: float | None) -> News:
+    def _append(self, sequence: Sequence, token_id: int, log_probs: tuple[float, ...]) -> News:
         reason = sequence.append(token_id)
         self._generated += 1
         request_id = sequence.request.request_id
@@ -160,7 +150,7 @@ class Batcher:
         return request_id, _output(
             sequence,
             token_ids=(token_id,),
-            log_probs=() if log_prob is None else (log_prob,),
+            log_probs=log_probs,
             finished=bool(reason),
             finish_reason=reason,
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +28,23 @@ if TYPE_CHECKING:
 _BITS = {8: np.uint8, 16: np.uint16, 32: np.float32}
 
 
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a step says of the tokens that may come next; valid until the next step.
+
+    Attributes:
+        logits: float32 [n, vocab_size].
+        logsumexp: float32 [n], the logarithms of the sums of the exponentials of each row.
+    """
+
+    logits: npt.NDArray[np.float32]
+    logsumexp: npt.NDArray[np.float32]
+
+    def log_probability(self, row: int, token_id: int) -> float:
+        """Natural logarithm of a token's probability. Not above 0, however the two were rounded."""
+        return min(0.0, float(self.logits[row, token_id]) - float(self.logsumexp[row]))
+
+
 class LanguageModel(Protocol):
     """What the batcher needs of an engine."""
 
@@ -38,8 +56,8 @@ class LanguageModel(Protocol):
     def max_num_tokens(self) -> int:
         """Tokens of a step above which several steps are faster; 0: there is no such number."""
 
-    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Logits float32 [len(batch.logits_index), vocab_size], valid until the next call.
+    def forward(self, batch: Batch) -> Scores:
+        """Scores of n = len(batch.logits_index) tokens.
 
         Writes the keys and values of the batch's tokens into their blocks. Any exception means that the
         step failed, and that the contents of the blocks written by it are undefined.
@@ -86,7 +104,7 @@ class OpenVinoLanguageModel:
             return cls(compiled, blocks)
         return cls(compiled, blocks, load(tiles=True), engines.tile_tokens(manifest))
 
-    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def forward(self, batch: Batch) -> Scores:
         """See LanguageModel."""
         fits = len(batch.input_ids) <= self.max_num_tokens
         batch = padded(batch, self.num_blocks)
@@ -124,12 +142,12 @@ class _Graph:
             else:
                 self._inputs.append((index, port.any_name))
 
-    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def forward(self, batch: Batch) -> Scores:
         for index, name in self._inputs:
             self._request.set_input_tensor(index, self._tensor(getattr(batch, name), shared_memory=True))
         self._request.infer()
-        logits: npt.NDArray[np.float32] = self._request.get_output_tensor(0).data
-        return logits
+        logits, logsumexp = (self._request.get_output_tensor(index).data for index in (0, 1))
+        return Scores(logits, logsumexp[:, 0])
 
 
 def bytes_per_block(compiled: openvino.CompiledModel) -> int:

@@ -1,4 +1,4 @@
-"""Logits -> next token and its log-probability. It knows one sequence's row at a time, and no batch.
+"""Logits -> next token. It knows one sequence's row, and no batch.
 
 The order and the arithmetic are those of transformers' logits processors (repetition penalty, temperature,
 top-k, top-p, min-p); presence and frequency penalties are OpenAI's, and count generated tokens only.
@@ -13,7 +13,6 @@ or less, at the very edge of top-p, shift all that come after it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -140,14 +139,3 @@ def _splitmix64(seed: npt.NDArray[np.uint64], index: npt.NDArray[np.uint64]) -> 
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: npt.NDArray[np.uint64] = z ^ (z >> np.uint64(31))
     return mixed
-
-
-def log_probabilities(logits: Logits, token_ids: Sequence[int]) -> list[float]:
-    """Natural logarithms of the probabilities of one token per row, under the unmodified logits [rows, vocab]."""
-    rows = np.arange(len(token_ids))
-    largest = logits.max(axis=1, keepdims=True)
-    # exp in float32, four times cheaper; the sum in float64, for 150,000 small terms must not be lost
-    total = np.exp(logits - largest).sum(axis=1, dtype=np.float64)
-    chosen = logits[rows, token_ids].astype(np.float64)
-    found: list[float] = (chosen - largest[:, 0] - np.log(total)).tolist()
-    return found

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from build_engine.manifest import Manifest, TextFacts
 from build_engine.openvino_ir import load_language_model, tile_tokens
@@ -23,7 +22,7 @@ from ensemble.config import DeploymentConfig
 from ensemble.errors import ServingError
 from ensemble.language_model.batch import Batch
 from ensemble.language_model.engine import Engine, OnTokens
-from ensemble.language_model.forward import LanguageModel, OpenVinoLanguageModel, bytes_per_block
+from ensemble.language_model.forward import LanguageModel, OpenVinoLanguageModel, Scores, bytes_per_block
 from ensemble.language_model.kv_cache import kv_blocks
 from ensemble.language_model.request import Output, Request, Sampling
 from ensemble.language_model.sequence import blocks_for
@@ -103,12 +102,12 @@ class Stopwatch:
         """See LanguageModel."""
         return self._model.max_num_tokens
 
-    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def forward(self, batch: Batch) -> Scores:
         """See LanguageModel."""
         start = time.perf_counter()
-        logits = self._model.forward(batch)
+        scores = self._model.forward(batch)
         self.forwards.append((start, time.perf_counter() - start))
-        return logits
+        return scores
 
     def clear(self, blocks: Sequence[int]) -> None:
         """See LanguageModel."""

@@ -20,7 +20,7 @@ from build_engine.manifest import Manifest
 from ensemble.config import DeploymentConfig
 from ensemble.language_model.batch import Batch
 from ensemble.language_model.engine import Engine
-from ensemble.language_model.forward import LanguageModel, OpenVinoLanguageModel
+from ensemble.language_model.forward import LanguageModel, OpenVinoLanguageModel, Scores
 from ensemble.language_model.request import Output, Request
 from ensemble.options import Options
 from ensemble.preprocessing.preprocessor import Preprocessor
@@ -104,11 +104,11 @@ class _TimedLanguageModel:
         self.num_blocks, self.max_num_tokens = model.num_blocks, model.max_num_tokens
         self.ms = 0.0
 
-    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def forward(self, batch: Batch) -> Scores:
         start = time.perf_counter()
-        logits = self._model.forward(batch)
+        scores = self._model.forward(batch)
         self.ms += (time.perf_counter() - start) * 1e3
-        return logits
+        return scores
 
     def clear(self, blocks: Sequence[int]) -> None:
         self._model.clear(blocks)

@@ -33,7 +33,7 @@ class World:
         torch.set_num_threads(1)  # one small sequence at a time: more threads only wait for each other
         model = Qwen3VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
         self.text, self.head = model.model.language_model, model.lm_head
-        self._answers: dict[str, list[int]] = {}
+        self._answers: dict[str, tuple[list[int], list[float]]] = {}
 
     def engine(self, num_blocks: int = 64, reuse: bool = True, **limits: int) -> Engine:
         changed = dataclasses.replace(self.manifest.limits, **limits)
@@ -79,6 +79,7 @@ class World:
             mrope_cos_sin=self._rotary(np.array(positions)),
             max_new_tokens=NEW_TOKENS,
             sampling=sampling or Sampling(),
+            return_log_probs=True,
         )
 
     @torch.no_grad()
@@ -88,8 +89,8 @@ class World:
         return torch.stack([cos[0, :, :half], sin[0, :, :half]], -1).numpy()
 
     @torch.no_grad()
-    def greedy(self, request: Request) -> list[int]:
-        """NEW_TOKENS tokens of transformers' language model, one sequence, plain cache."""
+    def greedy(self, request: Request) -> tuple[list[int], list[float]]:
+        """NEW_TOKENS tokens of transformers' language model and their log-probabilities, one sequence, plain cache."""
         vocab_size, owned = self.manifest.text.vocab_size, self.manifest.rows_per_visual_token
         ids = torch.tensor(request.input_ids, dtype=torch.long)
         visual = ids >= vocab_size
@@ -103,6 +104,7 @@ class World:
             table[None, position_ids[0, 0], :, i] for i in (0, 1)
         )
         tokens: list[int] = []
+        log_probs: list[float] = []
         for _ in range(NEW_TOKENS):
             past = cache.get_seq_length()
             places = torch.arange(past, past + embeds.shape[0]).expand(3, 1, -1)
@@ -114,12 +116,20 @@ class World:
                 visual_pos_masks=visual[None] if not past and visual.any() else None,
                 deepstack_visual_embeds=levels if not past else None,
             ).last_hidden_state
-            tokens.append(int(self.head(hidden[0, -1]).argmax()))
+            scores = torch.log_softmax(self.head(hidden[0, -1]).double(), dim=-1)
+            tokens.append(int(scores.argmax()))
+            log_probs.append(float(scores[tokens[-1]]))
             embeds = self.text.embed_tokens(torch.tensor(tokens[-1:]))
         del self.text.rotary_emb.forward
-        return tokens
+        return tokens, log_probs
 
     def expected(self, request: Request) -> list[int]:
+        return self._expected(request)[0]
+
+    def expected_log_probs(self, request: Request) -> list[float]:
+        return self._expected(request)[1]
+
+    def _expected(self, request: Request) -> tuple[list[int], list[float]]:
         if request.request_id not in self._answers:
             self._answers[request.request_id] = self.greedy(request)
         return self._answers[request.request_id]
@@ -144,11 +154,13 @@ class Answer:
     def __init__(self, engine: Engine, request: Request) -> None:
         self._outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
         self.tokens: list[int] = []
+        self.log_probs: list[float] = []
         engine.submit(request, self._outputs.put)
 
     def read(self) -> Output:
         output = self._outputs.get(timeout=120)
         self.tokens += output.token_ids
+        self.log_probs += output.log_probs
         return output
 
     def wait(self) -> Output:
@@ -189,6 +201,8 @@ def test_staggered_arrivals_and_chunked_prompts_equal_transformers(world: World,
     for request, answer in zip(requests, answers, strict=True):
         answer.wait()
         assert answer.tokens == world.expected(request), request.request_id
+        expected = world.expected_log_probs(request)
+        np.testing.assert_allclose(answer.log_probs, expected, rtol=0, atol=1e-3, err_msg=request.request_id)
     assert engine.counters.kv_blocks_in_use == 0
     engine.close()
 

@@ -17,7 +17,7 @@ from build_engine.trial import Trial
 from build_engine.verify import Transformers, answer_forced
 from ensemble.config import DeploymentConfig
 from ensemble.language_model.batch import Batch
-from ensemble.language_model.forward import OpenVinoLanguageModel
+from ensemble.language_model.forward import OpenVinoLanguageModel, Scores
 from ensemble.language_model.tiles import LARGE
 
 pytestmark = pytest.mark.skipif(
@@ -59,14 +59,19 @@ class Served(Trial):
     def _note(self, name: str) -> None:
         forward = getattr(self.model, f"_{name}").forward
 
-        def noted(batch: Batch) -> np.ndarray:
+        def noted(batch: Batch) -> Scores:
             self.steps[name].append(len(batch.input_ids))
-            return np.array(forward(batch))
+            scores: Scores = forward(batch)
+            return scores
 
         getattr(self.model, f"_{name}").forward = noted
 
     def _infer(self, inputs: dict[str, Any]) -> np.ndarray:
-        return np.array(self.model.forward(Batch(**inputs)))
+        scores = self.model.forward(Batch(**inputs))
+        logits = np.array(scores.logits)
+        exact = torch.logsumexp(torch.tensor(logits, dtype=torch.float64), dim=1).numpy()
+        np.testing.assert_allclose(scores.logsumexp, exact, rtol=0, atol=1e-5)
+        return logits
 
 
 @pytest.fixture(scope="module")
