@@ -21,7 +21,8 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The graph's inputs for one step, by the names of its inputs. Views that the next step overwrites.
+    """The graph's inputs for one step, by the names of its inputs. Views that the next step overwrites: it is the same object
+    then, if all shapes are the same.
 
     T tokens of S sequences lie one after the other; D is the number of DeepStack levels.
 
@@ -69,6 +70,8 @@ class Packer:
         self._logits_index = np.zeros(sequences, np.int32)
         halves = (tokens, 1, 2, text.head_dim // 2)
         self._cos_halves, self._sin_halves = self._cos.reshape(halves), self._sin.reshape(halves)
+        self._sizes: tuple[int, ...] = ()
+        self._batch: Batch
 
     def pack(self, chunks: Many[Chunk]) -> Batch:
         """The batch of at least one chunk. Logits come in the order of the chunks that want them."""
@@ -96,17 +99,23 @@ class Packer:
         if not wanted:
             self._logits_index[0] = token - 1
         self._context[...] = context
+        sizes = token, row, len(chunks), block, max(wanted, 1)
+        if sizes != self._sizes:  # of 32 steps of one answer, 31 are not
+            self._sizes, self._batch = sizes, self._views(*sizes)
+        return self._batch
+
+    def _views(self, tokens: int, rows: int, sequences: int, blocks: int, wanted: int) -> Batch:
         return Batch(
-            input_ids=self._input_ids[:token],
-            prompt_embedding_table=self._table[:row] if row else self._no_table,
-            rotary_cos=self._cos[:token],
-            rotary_sin=self._sin[:token],
-            past_lens=self._past_lens[: len(chunks)],
-            subsequence_begins=self._begins[: len(chunks) + 1],
-            block_indices=self._blocks[:block],
-            block_indices_begins=self._block_begins[: len(chunks) + 1],
+            input_ids=self._input_ids[:tokens],
+            prompt_embedding_table=self._table[:rows] if rows else self._no_table,
+            rotary_cos=self._cos[:tokens],
+            rotary_sin=self._sin[:tokens],
+            past_lens=self._past_lens[:sequences],
+            subsequence_begins=self._begins[: sequences + 1],
+            block_indices=self._blocks[:blocks],
+            block_indices_begins=self._block_begins[: sequences + 1],
             max_context_len=self._context,
-            logits_index=self._logits_index[: max(wanted, 1)],
+            logits_index=self._logits_index[:wanted],
         )
 
     def _copy_rows(self, input_ids: Int32, table: Float32, row: int) -> int:

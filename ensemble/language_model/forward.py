@@ -128,12 +128,12 @@ class _Cache:
 
 
 class _Graph:
-    """A compiled model over caches that are there."""
+    """A compiled model over caches that are there. It reads and writes the same arrays as long as their shapes are the same."""
 
     def __init__(self, compiled: openvino.CompiledModel, caches: Mapping[str, _Cache]) -> None:
         import openvino
 
-        self._tensor = openvino.Tensor
+        self._tensor = partial(openvino.Tensor, shared_memory=True)
         self._request = compiled.create_infer_request()
         self._inputs: list[tuple[int, str]] = []
         for index, port in enumerate(compiled.inputs):
@@ -141,13 +141,28 @@ class _Graph:
                 self._request.set_input_tensor(index, caches[port.any_name].tensor)
             else:
                 self._inputs.append((index, port.any_name))
+        self._widths = [port.get_partial_shape()[1].get_length() for port in compiled.outputs]
+        self._outputs = [np.empty((0, width), np.float32) for width in self._widths]
+        self._batch: Batch | None = None
+        self._scores: Scores
 
     def forward(self, batch: Batch) -> Scores:
-        for index, name in self._inputs:
-            self._request.set_input_tensor(index, self._tensor(getattr(batch, name), shared_memory=True))
+        if batch is not self._batch:  # else the request has its arrays, and reads what is in them now
+            self._bind(batch)
         self._request.infer()
-        logits, logsumexp = (self._request.get_output_tensor(index).data for index in (0, 1))
-        return Scores(logits, logsumexp[:, 0])
+        return self._scores
+
+    def _bind(self, batch: Batch) -> None:
+        for index, name in self._inputs:
+            self._request.set_input_tensor(index, self._tensor(getattr(batch, name)))
+        rows = len(batch.logits_index)
+        if rows > len(self._outputs[0]):
+            self._outputs = [np.empty((rows, width), np.float32) for width in self._widths]
+        logits, logsumexp = (array[:rows] for array in self._outputs)
+        for index, array in enumerate((logits, logsumexp)):
+            self._request.set_output_tensor(index, self._tensor(array))
+        self._scores = Scores(logits, logsumexp[:, 0])
+        self._batch = batch
 
 
 def bytes_per_block(compiled: openvino.CompiledModel) -> int:
