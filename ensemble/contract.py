@@ -98,7 +98,9 @@ PROMPT: Final = (
     Tensor("end_id", "INT32", (1, 1)),
     Tensor("pad_id", "INT32", (1, 1)),
     Tensor("prompt_table_extra_ids", "UINT64", (1, -1)),  # 0 for text, else first word of the item's digest
-    Tensor("mrope_rotary_cos_sin", "FP32", (1, -1)),  # [1,P*R] as [position][R/2][cos,sin]
+    Tensor(
+        "mrope_rotary_cos_sin", "FP32", (1, -1)
+    ),  # [1,P*R] as [position][R/2][cos,sin]; openvino: P or fewer
     Tensor("mrope_position_deltas", "INT64", (1, 1)),
     Tensor("streaming", "BOOL", (1, 1)),
     Tensor("exclude_input_in_output", "BOOL", (1, 1)),

@@ -19,20 +19,25 @@ LIMITS = Limits(
 )
 
 
-def manifest(checkpoint: Path = DEMO, limits: Limits = LIMITS) -> Manifest:
+def manifest(checkpoint: Path = DEMO, limits: Limits = LIMITS, target: str = "openvino") -> Manifest:
     """What `build_engine` would write for a checkpoint, as far as preprocessing reads it."""
     facts = Checkpoint.read(checkpoint)
-    return Manifest("openvino", "f32", "", "", facts.vision, facts.text, facts.tokens, limits, {}, {})
+    return Manifest(target, "f32", "", "", facts.vision, facts.text, facts.tokens, limits, {}, {})
 
 
 def preprocessor(
-    folder: Path, media: MediaLimits | None = None, limits: Limits = LIMITS, checkpoint: Path = DEMO
+    folder: Path,
+    media: MediaLimits | None = None,
+    limits: Limits = LIMITS,
+    checkpoint: Path = DEMO,
+    target: str = "openvino",
 ) -> Preprocessor:
     """A preprocessor whose engine directory is `folder`."""
     link = folder / "checkpoint"
     if not link.exists():
         link.symlink_to(checkpoint.resolve(), target_is_directory=True)
-    return Preprocessor(manifest(checkpoint, limits), folder, media or MediaLimits(), b"a key of the tests")
+    facts = manifest(checkpoint, limits, target)
+    return Preprocessor(facts, folder, media or MediaLimits(), b"a key of the tests")
 
 
 def prepare(

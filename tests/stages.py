@@ -78,7 +78,7 @@ class Stages:
     def flat_rotary(self) -> NDArray[np.float32]:
         """The table of a prompt without pictures: every token one position after the one before it."""
         prompt = self._preprocessor.prepare(
-            b'[{"role": "user", "content": "Hello"}]', [], [], Options(max_tokens=1)
+            b'[{"role": "user", "content": "Hello"}]', [], [], Options(max_tokens=2000)
         )
         return np.array(prompt.tensors()["mrope_rotary_cos_sin"])
 

@@ -200,11 +200,13 @@ def _check_table(
 
 
 def _rotary(flat: npt.NDArray[np.float32], positions: int, manifest: Manifest) -> npt.NDArray[np.float32]:
-    size = manifest.limits.max_seq_len * manifest.text.head_dim
-    if len(flat) != size:
-        allowed = f"max_seq_len * head_dim = {manifest.limits.max_seq_len} * {manifest.text.head_dim} values"
+    head_dim = manifest.text.head_dim
+    if len(flat) % head_dim or len(flat) < positions * head_dim:
+        allowed = (
+            f"head_dim = {head_dim} values for each token of prompt and answer, {positions}, or for more"
+        )
         raise RequestError("mrope_rotary_cos_sin", f"{len(flat)} values", allowed)
-    return flat.reshape(manifest.limits.max_seq_len, manifest.text.head_dim // 2, 2)[:positions].copy()
+    return flat.reshape(-1, head_dim // 2, 2)[:positions].copy()
 
 
 def _end_ids(tensors: Mapping[str, npt.NDArray[Any]], manifest: Manifest) -> tuple[int, ...]:

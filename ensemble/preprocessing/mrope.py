@@ -66,17 +66,17 @@ class RotaryTable:
         self._height = np.flatnonzero((frequency % 3 == 1) & (frequency < 3 * height))
         self._width = np.flatnonzero((frequency % 3 == 2) & (frequency < 3 * width))
 
-    def gather(self, positions: NDArray[np.int64], delta: int) -> NDArray[np.float32]:
-        """float32 [P*R] as [position][R/2][cos,sin] for a prompt's positions [3,L].
+    def gather(self, positions: NDArray[np.int64], delta: int, count: int) -> NDArray[np.float32]:
+        """float32 [count*R] as [position][R/2][cos,sin] for a prompt's positions [3,L]; count is from L to P.
 
         Rows from L on belong to the answer: row t has position t + delta. A preempted request that is
         computed again with its answer as prompt then stays right.
         """
         time, height, width = positions
         length = len(time)
-        rows = np.empty_like(self._table)
+        rows = np.empty((count, *self._table.shape[1:]), np.float32)
         np.take(self._table, time, axis=0, out=rows[:length])
-        rows[length:] = self._table[length + delta : len(rows) + delta]
+        rows[length:] = self._table[length + delta : count + delta]
         visual = np.flatnonzero((time != height) | (time != width))[:, None]
         rows[visual, self._height] = self._table[height[visual], self._height]
         rows[visual, self._width] = self._table[width[visual], self._width]

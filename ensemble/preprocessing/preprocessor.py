@@ -126,7 +126,9 @@ class Preprocessor:
             end_id=_scalar(self._manifest.tokens.eos[0], np.int32),
             pad_id=_scalar(self._manifest.tokens.pad, np.int32),
             prompt_table_extra_ids=extra_ids[None],
-            mrope_rotary_cos_sin=self._rotary.gather(positions, delta)[None],
+            mrope_rotary_cos_sin=self._rotary.gather(
+                positions, delta, self._rotary_rows(len(prompt.ids) + output_len)
+            )[None],
             mrope_position_deltas=_scalar(delta, np.int64),
             streaming=_scalar(True, np.bool_),
             exclude_input_in_output=_scalar(True, np.bool_),
@@ -169,6 +171,12 @@ class Preprocessor:
         if room <= 0:
             raise PromptTooLong("messages", f"{length} prompt tokens", f"at most {limits.max_seq_len - 1}")
         return min(room, DEFAULT_MAX_TOKENS) if options.max_tokens is None else options.max_tokens
+
+    def _rotary_rows(self, tokens: int) -> int:
+        """How many rows of cos and sin are sent: TensorRT-LLM takes no fewer than its longest sequence has, and they are
+        megabytes that every request carries through three processes; our language model reads those of its tokens only.
+        """
+        return self._manifest.limits.max_seq_len if self._manifest.target == TENSORRT_LLM else tokens
 
     def _shapes(self, items: Sequence[Item], grids: NDArray[np.int32]) -> list[MediaShape]:
         merged = (grids // self._layout.merge_size).tolist()

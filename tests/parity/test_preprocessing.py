@@ -27,7 +27,7 @@ from ensemble.preprocessing.preprocessor import Preprocessor, Prompt
 from ensemble.preprocessing.resample import resize_bicubic
 from ensemble.preprocessing.video_processor import VideoProcessor
 from tests.conversations import IMAGE, VIDEO, conversations, moving, said, user
-from tests.demo_preprocessor import DEMO, LIMITS, manifest, prepare, preprocessor
+from tests.demo_preprocessor import DEMO, manifest, prepare, preprocessor
 from tests.reference import Conversation, Inputs, Reference, clip, jpeg, png
 
 CONVERSATIONS = conversations()
@@ -98,10 +98,11 @@ def check(ours: Preprocessor, reference: Reference, conversation: Conversation) 
     )
     assert prompt.mrope_position_deltas.item() == delta.item()
     length = len(expected_ids)
-    tail = torch.arange(length, LIMITS.max_seq_len).expand(3, 1, -1) + delta
+    tokens = length + prompt.request_output_len.item()
+    tail = torch.arange(length, tokens).expand(3, 1, -1) + delta
     cos, sin = model.language_model.rotary_emb(torch.zeros(1), torch.cat([positions, tail], dim=-1))
     half = FACTS.text.head_dim // 2
-    rotary = prompt.mrope_rotary_cos_sin.reshape(LIMITS.max_seq_len, half, 2)
+    rotary = prompt.mrope_rotary_cos_sin.reshape(tokens, half, 2)
     np.testing.assert_allclose(rotary[..., 0], cos[0, :, :half], rtol=0, atol=1e-6)
     np.testing.assert_allclose(rotary[..., 1], sin[0, :, :half], rtol=0, atol=1e-6)
 
@@ -281,7 +282,7 @@ def test_rotary_tables_equal_transformers_at_far_positions(
     )
     table = RotaryTable(facts, max_seq_len=8192)
     positions = np.sort(np.random.default_rng(0).integers(0, 8000, (3, 500)), axis=1)
-    rotary = table.gather(positions, delta=-100).reshape(8192, head_dim // 2, 2)
+    rotary = table.gather(positions, delta=-100, count=8192).reshape(8192, head_dim // 2, 2)
     cos, sin = theirs(torch.zeros(1), torch.from_numpy(positions)[:, None])
     np.testing.assert_allclose(rotary[:500, :, 0], cos[0, :, : head_dim // 2], rtol=0, atol=1e-6)
     np.testing.assert_allclose(rotary[:500, :, 1], sin[0, :, : head_dim // 2], rtol=0, atol=1e-6)

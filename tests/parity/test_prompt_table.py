@@ -65,11 +65,11 @@ class World:
 
     def __init__(self, checkpoint: Path, folder: Path) -> None:
         self.checkpoint, self.folder = checkpoint, folder
-        self.manifest = manifest(checkpoint, LIMITS)
+        self.manifest = manifest(checkpoint, LIMITS, TENSORRT_LLM)
         self.engine = EngineConfig.of(self.manifest)
         self.reference = Reference(checkpoint)
         self.decoder = PackedDecoder(self.reference.model, self.manifest.vision.deepstack_levels)
-        self._preprocessor = preprocessor(folder, limits=LIMITS, checkpoint=checkpoint)
+        self._preprocessor = preprocessor(folder, limits=LIMITS, checkpoint=checkpoint, target=TENSORRT_LLM)
         tower = Transformers(checkpoint, self.manifest.vision)
         self._encoder = BatchEncoder(tower, self.manifest, EmbeddingCache(1 << 26))
         self._tensors: dict[str, Tensors] = {}
@@ -704,7 +704,7 @@ def without(made: Tensors, name: str) -> Tensors:
 def ask(world: World, folder: Path, name: str, limits: Limits) -> None:
     """Preprocess a conversation under other limits."""
     conversation = CONVERSATIONS[name]
-    made = preprocessor(folder, limits=limits, checkpoint=world.checkpoint)
+    made = preprocessor(folder, limits=limits, checkpoint=world.checkpoint, target=TENSORRT_LLM)
     prepare(
         made, list(conversation.messages), conversation.images, conversation.videos, max_tokens=NEW_TOKENS
     )

@@ -116,6 +116,7 @@ def test_another_end_id_replaces_those_of_the_manifest(end_id: int, expected: tu
         ("prompt_table_extra_ids", np.zeros((1, 5), np.uint64)),
         ("prompt_table_extra_ids", np.zeros((1, 6), np.int64)),
         ("mrope_rotary_cos_sin", np.zeros((1, POSITIONS * ROTARY - 1), np.float32)),
+        ("mrope_rotary_cos_sin", np.zeros((1, 15 * ROTARY), np.float32)),
         ("prompt_embedding_table", np.ones((1, 2 * OWNED, 3), np.float32)),
         ("prompt_embedding_table", np.ones((1, 2 * OWNED, 4), np.float16)),
         ("end_id", np.array([[97]], np.int32)),

@@ -37,7 +37,7 @@ def test_grids_count_rows_and_columns_and_text_goes_on_after_the_longer_side() -
 def test_interleaved_frequencies_take_their_own_axis() -> None:
     table = RotaryTable(facts(), max_seq_len=20)
     positions = np.array([[3], [5], [7]])
-    angles = np.arctan2(*np.moveaxis(table.gather(positions, 0).reshape(20, 8, 2)[0, :, ::-1], -1, 0))
+    angles = np.arctan2(*np.moveaxis(table.gather(positions, 0, 20).reshape(20, 8, 2)[0, :, ::-1], -1, 0))
     axis = [
         0,
         1,
@@ -56,10 +56,14 @@ def test_interleaved_frequencies_take_their_own_axis() -> None:
 def test_rows_of_the_answer_go_on_at_index_plus_delta() -> None:
     table = RotaryTable(facts(), max_seq_len=20)
     positions, delta = position_ids(10, (Span(2, 0, 2, 3),))
-    rows = table.gather(positions, delta).reshape(20, 8, 2)
-    plain = table.gather(*position_ids(20, ())).reshape(20, 8, 2)
+    rows = table.gather(positions, delta, 20).reshape(20, 8, 2)
+    plain = table.gather(*position_ids(20, ()), 20).reshape(20, 8, 2)
     np.testing.assert_array_equal(rows[10:], plain[7:17])
     np.testing.assert_array_equal(rows[8:10], plain[5:7])
+    for count in (10, 13):
+        np.testing.assert_array_equal(
+            table.gather(positions, delta, count).reshape(count, 8, 2), rows[:count]
+        )
 
 
 def test_frequencies_of_the_manifest_win() -> None:

@@ -55,12 +55,25 @@ def test_tensors_are_those_of_the_contract(
             tensor.name
         )
         assert array.flags.c_contiguous, tensor.name
-    assert tensors["mrope_rotary_cos_sin"].shape == (1, LIMITS.max_seq_len * manifest().text.head_dim)
+    tokens = tensors["input_lengths"].item() + tensors["request_output_len"].item()
+    assert tensors["mrope_rotary_cos_sin"].shape == (1, tokens * manifest().text.head_dim)
     assert (
         tensors["input_lengths"].item()
         == tensors["input_ids"].shape[1]
         == tensors["prompt_table_extra_ids"].shape[1]
     )
+
+
+def test_tensorrt_llm_gets_cos_and_sin_of_every_position_and_the_openvino_target_those_of_its_tokens(
+    ours: Preprocessor, tmp_path: Path
+) -> None:
+    few = prepare(ours, LOOK, [picture()], max_tokens=7)
+    rows = few.input_ids.size + 7
+    assert few.mrope_rotary_cos_sin.size == rows * manifest().text.head_dim
+    all_rows = prepare(preprocessor(tmp_path, target="tensorrt-llm"), LOOK, [picture()], max_tokens=7)
+    assert all_rows.mrope_rotary_cos_sin.size == LIMITS.max_seq_len * manifest().text.head_dim
+    same = all_rows.mrope_rotary_cos_sin[:, : few.mrope_rotary_cos_sin.size]
+    np.testing.assert_array_equal(few.mrope_rotary_cos_sin, same)
 
 
 def test_text_has_no_media_and_only_zero_extra_ids(ours: Preprocessor) -> None:
