@@ -30,6 +30,8 @@ _MOST: Final = 256
 _STEP: Final = 16
 _FUSED_STEP: Final = 32
 """Widths that the fused operation takes are multiples of this."""
+_OWNERS: Final[list[ov.Node]] = []
+"""Of memory that views are used of, which OpenVINO does not know. What they map of a file costs addresses, not memory."""
 
 
 def most_tokens(width: int) -> int:
@@ -112,15 +114,25 @@ def _half(product: ov.Node) -> ov.Node:
 
 
 def _dealt(product: ov.Node, axis: int) -> ov.Node:
-    """The weights of a product [PARTS, out, in], where `axis` of [out, in] is dealt out. OpenVINO computes that once."""
-    convert = product.input_value(1).get_node()
-    stored = convert.input_value(0)
-    out, width = (side.get_length() for side in stored.get_partial_shape())
+    """The weights of a product [PARTS, out, in], where `axis` of [out, in] is dealt out.
+
+    Rows are dealt out where they lie, in the file; columns are moved, once, by OpenVINO.
+    """
+    stored = product.input_value(1).get_node().input_value(0).get_node()
+    out, width = stored.get_output_shape(0)
     if axis == 0:
-        dealt = ops.reshape(stored, _ints(PARTS, out // PARTS, width), False)
+        dealt = _in_place(stored, (PARTS, out // PARTS, width))
     else:
         dealt = ops.transpose(ops.reshape(stored, _ints(out, PARTS, width // PARTS), False), _ints(1, 0, 2))
     return ops.convert(dealt, ov.Type.f32)
+
+
+def _in_place(stored: ov.Node, shape: tuple[int, ...]) -> ov.Node:
+    """The same numbers in another shape, over the same memory. A Reshape in the graph would get memory of its own."""
+    view = stored.get_tensor_view()
+    view.shape = ov.Shape(shape)
+    _OWNERS.append(stored)
+    return ops.constant(view, shared_memory=True)
 
 
 def _product(x: ov.Node, weights: ov.Node) -> ov.Node:

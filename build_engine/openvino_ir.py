@@ -26,7 +26,7 @@ VISION_ENCODER: Final = "vision_encoder/model.xml"
 VISION_ENCODER_ONNX: Final = "vision_encoder/model.onnx"
 _CPU: Final = Path("/proc/cpuinfo")
 _KV_CACHE_DTYPES: Final = ("f32", "bf16", "f16", "u8")
-_WORTH_TOKENS: Final = 64
+WORTH_TOKENS: Final = 64
 """Fewer tokens a step are not worth a second form of bf16 weights."""
 _ACTIVATION_GROUP: Final = 128
 """Activations that share one scale when they meet int8 or int4 weights as int8.
@@ -121,10 +121,10 @@ def _check_tiles(manifest: Manifest, kv_cache_dtype: str, integers: bool, precis
         )
     if halves and not has_tiles():
         raise ValueError("this processor has no matrix tiles (AMX), which the form of bf16 weights is for")
-    if halves and tile_tokens(manifest) < _WORTH_TOKENS:
+    if halves and tile_tokens(manifest) < WORTH_TOKENS:
         raise ValueError(
             f"a hidden size of {manifest.text.hidden_size} leaves the form for matrix tiles of bf16 weights steps of "
-            f"{max(tile_tokens(manifest), 0)} tokens; it pays from {_WORTH_TOKENS} on"
+            f"{max(tile_tokens(manifest), 0)} tokens; it pays from {WORTH_TOKENS} on"
         )
 
 

@@ -5,7 +5,9 @@ It knows the compiled graph and its KV cache tensors. It does not know sequences
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +20,13 @@ from build_engine.manifest import Manifest
 from ensemble.config import DeploymentConfig
 from ensemble.language_model.batch import Batch
 from ensemble.language_model.kv_cache import kv_blocks
-from ensemble.language_model.padding import padded
+from ensemble.language_model.padding import idle, padded
 from ensemble.language_model.tiles import LARGE, wants_fused, wants_tiles
 
 if TYPE_CHECKING:
     import openvino
+
+logger = logging.getLogger(__name__)
 
 # The compiled model asks for a cache type by name; a numpy type of the same width holds its bits.
 _BITS = {8: np.uint8, 16: np.uint16, 32: np.float32}
@@ -100,9 +104,35 @@ class OpenVinoLanguageModel:
         )
         compiled = load(fused=wants_fused(config, manifest))
         blocks = kv_blocks(config, manifest, bytes_per_block(compiled))
-        if not wants_tiles(config, manifest):
-            return cls(compiled, blocks)
-        return cls(compiled, blocks, load(tiles=True), engines.tile_tokens(manifest))
+        if wants_tiles(config, manifest):
+            model = cls(compiled, blocks, load(tiles=True), engines.tile_tokens(manifest))
+            if (
+                config.matrix_tiles == "on"
+                or manifest.weights != "bf16"
+                or model.is_faster_with_tiles(manifest)
+            ):
+                model.warm_up(manifest)
+                return model
+        model = cls(compiled, blocks)
+        model.warm_up(manifest)
+        return model
+
+    def warm_up(self, manifest: Manifest) -> None:
+        """Compute a step with each form: with its first one, OpenVINO lays the weights out for the processor, which takes
+        seconds for billions of them.
+        """
+        self._small.forward(idle(1, self.num_blocks, manifest))
+        if self._large is not self._small:
+            self._large.forward(idle(LARGE, self.num_blocks, manifest))
+
+    def is_faster_with_tiles(self, manifest: Manifest) -> bool:
+        """Whether the longest step of the form for tiles is computed faster by it than by the other one, on this machine."""
+        step = idle(self.max_num_tokens, self.num_blocks, manifest)
+        small, large = (_seconds(partial(graph.forward, step)) for graph in (self._small, self._large))
+        logger.info(
+            "%d tokens: %.3f s, with matrix tiles for prompts %.3f s", self.max_num_tokens, small, large
+        )
+        return large < small
 
     def forward(self, batch: Batch) -> Scores:
         """See LanguageModel."""
@@ -163,6 +193,17 @@ class _Graph:
             self._request.set_output_tensor(index, self._tensor(array))
         self._scores = Scores(logits, logsumexp[:, 0])
         self._batch = batch
+
+
+def _seconds(work: Callable[[], object], times: int = 2) -> float:
+    """The least of `times`, after one more."""
+    work()
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return min(found)
 
 
 def bytes_per_block(compiled: openvino.CompiledModel) -> int:

@@ -1,4 +1,4 @@
-"""Rounds up the tokens of a step, so that the engine meets few different numbers of them.
+"""Tokens that nobody asked for: they round up a step, so that the engine meets few different numbers of tokens, or are all of it.
 
 It knows the arrays of a Batch. It does not know OpenVINO, which makes new code for each number of tokens that it has not
 seen: for the demo model 6 to 18 ms, a few steps' worth, for every layer of every prompt of a new length, and memory
@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from build_engine.manifest import Manifest
 from ensemble.language_model.batch import Batch
 from ensemble.language_model.sequence import blocks_for
 
@@ -55,6 +56,25 @@ def padded(batch: Batch, block: int) -> Batch:
         block_indices=_extended(batch.block_indices, blocks, block),
         block_indices_begins=_extended(batch.block_indices_begins, 1, len(batch.block_indices) + blocks),
         max_context_len=np.array(max(int(batch.max_context_len), added), np.int32),
+    )
+
+
+def idle(tokens: int, block: int, manifest: Manifest) -> Batch:
+    """A step of nobody's tokens, which write `block` as in `padded`."""
+    rotary = np.ones((tokens, 1, manifest.text.head_dim), np.float32)
+    return Batch(
+        input_ids=np.zeros(tokens, np.int32),
+        prompt_embedding_table=np.zeros(
+            (manifest.rows_per_visual_token, manifest.text.hidden_size), np.float32
+        ),
+        rotary_cos=rotary,
+        rotary_sin=np.zeros_like(rotary),
+        past_lens=np.zeros(1, np.int32),
+        subsequence_begins=np.array([0, tokens], np.int32),
+        block_indices=np.full(blocks_for(tokens), block, np.int32),
+        block_indices_begins=np.array([0, blocks_for(tokens)], np.int32),
+        max_context_len=np.array(tokens, np.int32),
+        logits_index=np.array([tokens - 1], np.int32),
     )
 
 

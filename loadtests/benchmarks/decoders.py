@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from build_engine.manifest import Manifest, TextFacts
-from build_engine.openvino_ir import load_language_model, tile_tokens
+from build_engine.openvino_ir import load_language_model
 from ensemble.config import DeploymentConfig
 from ensemble.errors import ServingError
 from ensemble.language_model.batch import Batch
@@ -25,13 +25,10 @@ from ensemble.language_model.engine import Engine, OnTokens
 from ensemble.language_model.forward import LanguageModel, OpenVinoLanguageModel, Scores, bytes_per_block
 from ensemble.language_model.kv_cache import kv_blocks
 from ensemble.language_model.request import Output, Request, Sampling
-from ensemble.language_model.sequence import blocks_for
-from ensemble.language_model.tiles import wants_fused, wants_tiles
 from loadtests.benchmarks.machine import Calibration
 
 CONTEXT: Final = 64
 """Tokens of the prompts that decoding starts from."""
-KV_CACHE_BYTES: Final = 640 << 20
 SAMPLED: Final = Sampling(temperature=0.7, top_k=20, top_p=0.8, seed=1)
 """The sampling that Qwen recommends."""
 _TIMEOUT_S: Final = 600
@@ -144,21 +141,12 @@ class ServingEngine:
         manifest = Manifest.read(engines)
         if max_batch_size:
             manifest = replace(manifest, limits=replace(manifest.limits, max_batch_size=max_batch_size))
-        config = DeploymentConfig(engines=engines, kv_cache_bytes=KV_CACHE_BYTES, matrix_tiles=matrix_tiles)
-        compiled = load_language_model(
-            engines,
-            manifest,
-            quantise_activations=quantise_activations,
-            fused=wants_fused(config, manifest),
-        )
-        wanted_tiles = quantise_activations and wants_tiles(config, manifest)
-        tiles = load_language_model(engines, manifest, tiles=True) if wanted_tiles else None
-        most = tile_tokens(manifest) if wanted_tiles else 0
-        blocks = kv_blocks(config, manifest, bytes_per_block(compiled))
-        wanted = manifest.limits.max_batch_size * blocks_for(manifest.limits.max_seq_len)
+        config = DeploymentConfig(engines=engines, matrix_tiles=matrix_tiles)
         self.manifest = manifest
         self.reuse = reuse
-        self.model = Stopwatch(OpenVinoLanguageModel(compiled, min(blocks, wanted), tiles, most))
+        self.model = Stopwatch(
+            OpenVinoLanguageModel.load(config, manifest) if quantise_activations else _exact(config, manifest)
+        )
         self.asked_s = 0.0
         self._random = np.random.default_rng(0)
 
@@ -285,6 +273,12 @@ class TransformersModel:
     def _forward(self, ids: Any, past: Any) -> Any:
         self._model.model.rope_deltas = None if past is None else self._model.model.rope_deltas
         return self._model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
+
+
+def _exact(config: DeploymentConfig, manifest: Manifest) -> OpenVinoLanguageModel:
+    """The engine without rounded activations, which no server runs."""
+    compiled = load_language_model(config.engines, manifest, quantise_activations=False)
+    return OpenVinoLanguageModel(compiled, kv_blocks(config, manifest, bytes_per_block(compiled)))
 
 
 def _note(times: list[float], failed: list[str], left: threading.Semaphore) -> OnTokens:

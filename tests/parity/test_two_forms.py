@@ -11,11 +11,13 @@ import openvino as ov
 import pytest
 import torch
 
-from build_engine.openvino_ir import has_integer_products
+from build_engine.manifest import Manifest
+from build_engine.openvino_ir import has_integer_products, tile_tokens
 from build_engine.samples import Sample, make_samples
 from build_engine.trial import Trial
 from build_engine.verify import Transformers, answer_forced
 from ensemble.config import DeploymentConfig
+from ensemble.language_model import forward, tiles
 from ensemble.language_model.batch import Batch
 from ensemble.language_model.forward import OpenVinoLanguageModel, Scores
 from ensemble.language_model.tiles import LARGE
@@ -124,6 +126,38 @@ def test_a_step_that_is_too_long_for_tiles_goes_to_the_first_form(
     made, expected = _answers(served, reference, sample)
     assert np.abs(made - expected).mean() < ALLOWED["int8"] * expected.std()
     assert served.steps["large"] == []
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("faster", [True, False])
+def test_auto_keeps_the_form_of_bf16_weights_that_computes_a_long_step_faster(
+    faster: bool, demo_checkpoint: Path, engines_of: EnginesOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = engines_of(demo_checkpoint, "bf16")
+    manifest = Manifest.read(directory)
+    steps: list[int] = []
+
+    def seconds(work: Callable[[], Scores]) -> float:
+        work()
+        return 0.5 if (len(steps) == 2) is faster else 1.0  # the first that is measured is the first form
+
+    monkeypatch.setattr(tiles, "_WORTH_BYTES", 1)
+    monkeypatch.setattr(forward, "_seconds", seconds)
+    compute = forward._Graph.forward
+
+    def counted(graph: forward._Graph, batch: Batch) -> Scores:
+        steps.append(len(batch.input_ids))
+        return compute(graph, batch)
+
+    monkeypatch.setattr(forward._Graph, "forward", counted)
+    config = DeploymentConfig(engines=directory, threads=2, kv_cache_bytes=64 << 20)
+    model = OpenVinoLanguageModel.load(config, manifest)
+    most = tile_tokens(manifest)
+    assert (model._large is not model._small) is faster
+    assert model.max_num_tokens == (most if faster else 0)
+    assert steps == [most, most, 1, *([LARGE] if faster else [])], (
+        "both are measured, and what is kept is warm"
+    )
 
 
 def test_a_cleared_block_is_empty_for_both_forms(demo_checkpoint: Path, engines_of: EnginesOf) -> None:

@@ -29,6 +29,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: Callable
         memory_gb: float = 24,
         stored_mb: int = 1700,
         wants: Callable[[DeploymentConfig, Manifest], bool] = wants_tiles,
+        most: int = 2048,
         **config: str,
     ) -> bool:
         processor(flags)
@@ -37,7 +38,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: Callable
         stored.parent.mkdir(exist_ok=True)
         with stored.open("wb") as file:
             file.truncate(stored_mb << 20)
-        manifest = cast(Manifest, SimpleNamespace(weights=weights))
+        limits, text = SimpleNamespace(max_num_tokens=most), SimpleNamespace(hidden_size=2048)
+        manifest = cast(Manifest, SimpleNamespace(weights=weights, limits=limits, text=text))
         return wants(DeploymentConfig(engines=tmp_path, **cast(Any, config)), manifest)
 
     return ask
@@ -49,7 +51,7 @@ def test_auto_is_integer_weights_on_a_processor_with_tiles(machine: Any) -> None
     assert machine("int8", kv_cache_dtype="u8")
     assert not machine("int8", flags=PLAIN)
     assert not machine("int8", flags="amx_bf16")
-    assert not any(machine(weights) for weights in ("f32", "bf16"))
+    assert not machine("f32")
     assert not any(machine("int8", kv_cache_dtype=kind) for kind in ("f32", "f16", "bf16"))
 
 
@@ -60,6 +62,19 @@ def test_auto_takes_an_eighth_of_the_memory_at_most_and_leaves_small_models_alon
     assert not machine("int4", memory_gb=23.9, stored_mb=1024)
     assert machine("int8", stored_mb=64)
     assert not machine("int8", stored_mb=63)
+
+
+def test_auto_takes_a_quarter_of_the_memory_at_most_for_bf16_weights_and_steps_that_are_worth_it(
+    machine: Any,
+) -> None:
+    assert all(machine("bf16", kv_cache_dtype=kind) for kind in ("auto", "u8", "bf16"))
+    assert not any(machine("bf16", kv_cache_dtype=kind) for kind in ("f32", "f16"))
+    assert machine("bf16", memory_gb=16, stored_mb=2560)
+    assert not machine("bf16", memory_gb=15.9, stored_mb=2560)
+    assert not machine("bf16", stored_mb=63)
+    assert not machine("bf16", flags=PLAIN)
+    assert machine("bf16", most=64)
+    assert not machine("bf16", most=63)
 
 
 def test_on_and_off_are_taken_at_their_word(machine: Any) -> None:
