@@ -108,9 +108,9 @@ class DeploymentConfig:
             are computed on the matrix tiles of processors with AMX, 1.3 to 1.7 times as fast; "off" does not; "auto" does on
             such a processor for engines of 64 MB and more, if that takes at most an eighth of the memory: the size of the
             language model's file for int8, three times its size for int4. Feed-forward networks of bf16 weights are fused by
-            "on" and, under the same conditions, by "auto", for two thirds of the size of the file (docs/decisions/0014); "on"
-            keeps a second form of them too, for prompts in steps of 256 tokens or fewer and twice the size of the file
-            (docs/decisions/0013).
+            "on" and, under the same conditions, by "auto", for two thirds of the size of the file (docs/decisions/0014). Both
+            keep a second form of them too, for prompts in steps of 256 tokens or fewer and 1.6 times the size of the file;
+            "auto" if that is at most a quarter of the memory and, tried as the engine is loaded, faster (docs/decisions/0013).
         kv_cache_reuse: share the blocks of equal prompt prefixes.
         stream_interval_ms: tokens that a stream gets within this time of its last message go out as one; the first token and
             the end never wait. Steps of a large model take longer than this, so each of its tokens goes out by itself.
