@@ -130,9 +130,8 @@ def _dealt(product: ov.Node, axis: int) -> ov.Node:
 def _in_place(stored: ov.Node, shape: tuple[int, ...]) -> ov.Node:
     """The same numbers in another shape, over the same memory. A Reshape in the graph would get memory of its own."""
     view = stored.get_tensor_view()
-    view.shape = ov.Shape(shape)
     _OWNERS.append(stored)
-    return ops.constant(view, shared_memory=True)
+    return ops.constant(ov.Tensor(view.data, ov.Shape(shape), view.element_type), shared_memory=True)
 
 
 def _product(x: ov.Node, weights: ov.Node) -> ov.Node:

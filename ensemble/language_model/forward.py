@@ -106,14 +106,11 @@ class OpenVinoLanguageModel:
         blocks = kv_blocks(config, manifest, bytes_per_block(compiled))
         if wants_tiles(config, manifest):
             model = cls(compiled, blocks, load(tiles=True), engines.tile_tokens(manifest))
-            if (
-                config.matrix_tiles == "on"
-                or manifest.weights != "bf16"
-                or model.is_faster_with_tiles(manifest)
-            ):
-                model.warm_up(manifest)
-                return model
-        model = cls(compiled, blocks)
+            tried = config.matrix_tiles == "auto" and manifest.weights == "bf16"
+            if tried and not model.is_faster_with_tiles(manifest):
+                model = cls(compiled, blocks)
+        else:
+            model = cls(compiled, blocks)
         model.warm_up(manifest)
         return model
 

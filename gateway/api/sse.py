@@ -52,7 +52,10 @@ async def alive(events: AsyncGenerator[str], quiet_s: float = QUIET_S) -> AsyncG
     try:
         while True:
             try:
-                item = await asyncio.wait_for(written.get(), quiet_s)
+                # Not wait_for: until Python 3.12 it can swallow a cancellation that comes with an item, and then the model
+                # works on for a reader who is gone.
+                async with asyncio.timeout(quiet_s):
+                    item = await written.get()
             except TimeoutError:
                 yield ": working\n\n"
                 continue

@@ -61,7 +61,8 @@ class Producer:
             self._renew(producer, error.args[0])
             raise Unavailable("the broker does not take messages") from None
         try:
-            fault = await asyncio.wait_for(done, timeout_s)
+            async with asyncio.timeout(timeout_s):  # wait_for can swallow a cancellation until Python 3.12
+                fault = await done
         except TimeoutError:
             raise Unavailable("the broker does not answer") from None
         if fault is not None:
