@@ -103,9 +103,14 @@ def _width(product: ov.Node) -> int:
     return int(product.input_value(1).get_partial_shape()[0].get_length())
 
 
+def _stored(product: ov.Node) -> ov.Node:
+    """The constant [out, in] that a Convert widens to the weights of a product."""
+    return product.input_value(1).get_node().input_value(0).get_node()
+
+
 def _half(product: ov.Node) -> ov.Node:
     """The weights of a product as float16, behind a Convert that OpenVINO does not compute beforehand."""
-    stored = product.input_value(1).get_node().input_value(0).get_node()
+    stored = _stored(product)
     wide = widen_bfloat16(stored.data.view(np.uint16)).reshape(stored.get_output_shape(0))
     # Only this pass of OpenVINO's converter marks a Convert so.
     model = ov.Model([ops.result(ops.constant(wide, shared_memory=True))], [], "weights")
@@ -118,7 +123,7 @@ def _dealt(product: ov.Node, axis: int) -> ov.Node:
 
     Rows are dealt out where they lie, in the file; columns are moved, once, by OpenVINO.
     """
-    stored = product.input_value(1).get_node().input_value(0).get_node()
+    stored = _stored(product)
     out, width = stored.get_output_shape(0)
     if axis == 0:
         dealt = _in_place(stored, (PARTS, out // PARTS, width))
