@@ -82,12 +82,21 @@ class Work:
         return given.bf16_flops / (2 * self.body_parameters)
 
 
+@dataclass(frozen=True)
+class Forward:
+    """One forward: when it began, how many seconds it took, and how many sequences decoded; 0 if it had a prompt."""
+
+    start: float
+    seconds: float
+    decoded: int
+
+
 class Stopwatch:
-    """A LanguageModel that notes when each of its forwards began and how long it took."""
+    """A LanguageModel that notes its forwards."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
-        self.forwards: list[tuple[float, float]] = []
+        self.forwards: list[Forward] = []
 
     @property
     def num_blocks(self) -> int:
@@ -103,7 +112,10 @@ class Stopwatch:
         """See LanguageModel."""
         start = time.perf_counter()
         scores = self._model.forward(batch)
-        self.forwards.append((start, time.perf_counter() - start))
+        seconds = time.perf_counter() - start
+        past = batch.past_lens
+        decoded = len(past) if len(batch.input_ids) == len(past) and past.all() else 0
+        self.forwards.append(Forward(start, seconds, decoded))
         return scores
 
     def clear(self, blocks: Sequence[int]) -> None:
@@ -113,7 +125,11 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps in which all sequences decoded: how many tokens came in how many seconds, and what part was forward."""
+    """Steps in which all sequences decoded: how many tokens came in how many seconds, and what part was forward.
+
+    A step lasts from its forward to the next one's. Arrivals of tokens would not do: those of one step come one after the
+    other, and between the arrivals of two sequences lie not the same steps.
+    """
 
     tokens: int
     seconds: float
@@ -158,17 +174,26 @@ class ServingEngine:
     def steps(
         self, sequences: int, steps: int, sampling: Sampling | None = None, log_probs: bool = False
     ) -> Steps:
-        """Decode, and look at the steps in which every sequence got a token."""
+        """Decode, and look at `steps` steps in which every sequence got a token.
+
+        Raises RuntimeError when fewer than two such steps followed each other, besides what `answer` raises.
+        """
+        most = self.model.max_num_tokens or self.manifest.limits.max_num_tokens
+        late = -(-sequences * CONTEXT // most)  # steps that the prompts take
         self.model.forwards.clear()
-        requests = [self.request(CONTEXT, steps + 2, sampling, log_probs) for _ in range(sequences)]
-        times = self.answer(requests)
-        begin = max(arrivals[0] for arrivals in times)  # the last prompt is computed
-        end = min(arrivals[-1] for arrivals in times)
-        tokens = sum(begin < arrival <= end for arrivals in times for arrival in arrivals)
-        inside = [
-            seconds for start, seconds in self.model.forwards if begin <= start and start + seconds <= end
-        ]
-        return Steps(tokens, end - begin, sum(inside), len(inside))
+        self.answer([self.request(CONTEXT, steps + late + 2, sampling, log_probs) for _ in range(sequences)])
+        full = [done for done in self.model.forwards if done.decoded == sequences][: steps + 1]
+        if len(full) < 2:
+            raise RuntimeError(
+                f"{sequences} sequences decoded together in {len(full)} steps; at least 2 are needed"
+            )
+        measured = full[:-1]
+        return Steps(
+            tokens=sequences * len(measured),
+            seconds=full[-1].start - full[0].start,
+            forward_seconds=sum(done.seconds for done in measured),
+            count=len(measured),
+        )
 
     def prefill(self, lengths: Sequence[int]) -> float:
         """See Decoder."""

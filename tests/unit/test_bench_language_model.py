@@ -129,21 +129,36 @@ def engine(model: FakeLanguageModel) -> ServingEngine:
     return serving
 
 
-def test_only_steps_in_which_every_sequence_decoded_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that advances a second per forward, and a fake that must chunk three prompts of 64 tokens."""
+@pytest.mark.parametrize("sequences", [1, 2, 3])
+def test_only_steps_in_which_every_sequence_decoded_are_counted(
+    sequences: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that advances a second per forward, and a little whenever it is read: no two tokens of a step arrive at once."""
     now = [0.0]
-    monkeypatch.setattr("loadtests.benchmarks.decoders.time.perf_counter", lambda: now[0])
+
+    def read() -> float:
+        now[0] += 1e-4
+        return now[0]
+
+    monkeypatch.setattr("loadtests.benchmarks.decoders.time.perf_counter", read)
 
     class Slow(FakeLanguageModel):
         def forward(self, batch: Batch) -> Any:
             now[0] += 1
             return super().forward(batch)
 
-    measured = engine(Slow(64)).steps(3, 10)
     # 64 tokens fit a step: the last prompt's first token comes late, and the first sequence ends first.
-    assert measured.tokens == 3 * measured.seconds
-    assert measured.forward_seconds == measured.seconds == measured.count
-    assert 8 <= measured.count <= 11
+    measured = engine(Slow(64)).steps(sequences, 10)
+    assert measured.count == 10
+    assert measured.tokens == sequences * 10
+    assert measured.forward_seconds == pytest.approx(10, rel=0.01)
+    assert measured.seconds == pytest.approx(10, rel=0.01)
+    assert measured.seconds > measured.forward_seconds
+
+
+def test_sequences_that_never_decode_together_are_no_measurement() -> None:
+    with pytest.raises(RuntimeError, match="2 sequences decoded together in 1 steps"):
+        engine(FakeLanguageModel(64)).steps(2, 0)
 
 
 def test_a_failed_request_is_no_measurement() -> None:
