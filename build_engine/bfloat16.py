@@ -21,9 +21,7 @@ def multiply_in_bfloat16(model: ov.Model) -> int:
     for product in model.get_ordered_ops():
         if product.get_type_name() != "MatMul" or (weights := _widened(product.input_value(1))) is None:
             continue
-        if any(
-            reader.get_node().get_type_name() == "Result" for reader in product.output(0).get_target_inputs()
-        ):
+        if is_result(product):
             continue
         _narrow(product.input(0))
         product.input(1).replace_source_output(weights)
@@ -31,6 +29,11 @@ def multiply_in_bfloat16(model: ov.Model) -> int:
         changed += 1
     model.validate_nodes_and_infer_types()
     return changed
+
+
+def is_result(node: ov.Node) -> bool:
+    """Whether a model gives what this node does."""
+    return any(reader.get_node().get_type_name() == "Result" for reader in node.output(0).get_target_inputs())
 
 
 def attend_in_bfloat16(model: ov.Model) -> None:

@@ -13,9 +13,10 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from build_engine.bfloat16 import attend_in_bfloat16, multiply_in_bfloat16
-from build_engine.feed_forward import fuse_feed_forward, most_tokens, split_feed_forward
+from build_engine.feed_forward import fuse_feed_forward
 from build_engine.logsumexp import add_logsumexp
 from build_engine.manifest import TOKENS_PER_BLOCK, Manifest, TextFacts
+from build_engine.parts import most_tokens, split_products
 from build_engine.token_scales import round_activations
 
 BLOCK_SIZE: Final = TOKENS_PER_BLOCK
@@ -58,7 +59,7 @@ def load_language_model(
         quantise_activations: multiply int8 and int4 weights with activations rounded to int8, in groups with a scale
             of their own. It touches no other weights, and nothing with an f32 or f16 cache.
         tiles: the form for steps of many tokens, for a processor's matrix tiles. Of int8 and int4 weights: activations
-            rounded with one scale a token, and int8 weights in any case. Of bf16 weights: feed-forward networks in parts, for
+            rounded with one scale a token, and int8 weights in any case. Of bf16 weights: multiplied in parts, for
             steps of no more than `tile_tokens`. It shares its caches with the other form, but no weights.
         fused: compute each feed-forward network of bf16 weights as one operation, on matrix tiles: answers come faster, for
             the memory of these weights once more. Changes nothing with one thread, nor the form for `tiles`.
@@ -100,7 +101,7 @@ def load_language_model(
         if _has_bfloat16(core):
             attend_in_bfloat16(model)
     elif tiles:
-        split_feed_forward(model)
+        split_products(model)
     elif fused and _threads(core, threads) > 1:
         fuse_feed_forward(model)
     options = {"KV_CACHE_PRECISION": kv_cache_dtype, "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}

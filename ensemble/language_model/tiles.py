@@ -1,7 +1,7 @@
 """What a deployment makes of the language model's weights for matrix tiles (AMX): a second form, or fused networks.
 
 It knows processors, memory and the configuration; it compiles nothing. What these are: build_engine.token_scales,
-and build_engine.feed_forward for bf16 weights.
+and for bf16 weights build_engine.parts and build_engine.feed_forward.
 """
 
 from __future__ import annotations
