@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 # The compiled model asks for a cache type by name; a numpy type of the same width holds its bits.
 _BITS = {8: np.uint8, 16: np.uint16, 32: np.float32}
+_TRIALS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,13 +125,16 @@ class OpenVinoLanguageModel:
             self._large.forward(idle(LARGE, self.num_blocks, manifest))
 
     def is_faster_with_tiles(self, manifest: Manifest) -> bool:
-        """Whether the longest step of the form for tiles is computed faster by it than by the other one, on this machine."""
+        """Whether the longest step of the form for tiles is computed faster by it than by the other one, on this machine.
+
+        They are tried in turns: a machine that is slow for a moment, which shared ones are, decides nothing.
+        """
         step = idle(self.max_num_tokens, self.num_blocks, manifest)
-        small, large = (_seconds(partial(graph.forward, step)) for graph in (self._small, self._large))
-        logger.info(
-            "%d tokens: %.3f s, with matrix tiles for prompts %.3f s", self.max_num_tokens, small, large
-        )
-        return large < small
+        small, large = (partial(graph.forward, step) for graph in (self._small, self._large))
+        small(), large()
+        gain = median(_seconds(small) / _seconds(large) for _ in range(_TRIALS))
+        logger.info("%d tokens with matrix tiles for prompts: %.2f times as fast", self.max_num_tokens, gain)
+        return gain > 1
 
     def forward(self, batch: Batch) -> Scores:
         """See LanguageModel."""
@@ -192,15 +197,10 @@ class _Graph:
         self._batch = batch
 
 
-def _seconds(work: Callable[[], object], times: int = 2) -> float:
-    """The least of `times`, after one more."""
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
     work()
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - start)
-    return min(found)
+    return time.perf_counter() - start
 
 
 def bytes_per_block(compiled: openvino.CompiledModel) -> int:
