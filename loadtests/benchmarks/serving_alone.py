@@ -17,7 +17,8 @@ from loadtests.benchmarks.questions import Question
 from loadtests.benchmarks.served import Served
 
 DEFINITIONS: Final = {
-    "alone.total_ms": "client's call to the last byte, one request at a time, every picture new",
+    "alone.total_ms": "client's call to the last byte of the answer (the call itself ends a round trip later), one request at a"
+    " time, every picture new",
     "alone.ttft_ms": "client's call to the first piece of text",
     "alone.engines_ms": "time inside the calls of the two engines for the same requests, in the benchmark's own process, in turns"
     " with the served ones",
@@ -45,7 +46,7 @@ def measure(
                     question.messages, images=[question.picture], max_tokens=max_tokens
                 ) as stream:
                     token_ids = [token for chunk in stream for token in chunk.token_ids]
-                total = (time.perf_counter() - start) * 1e3
+                    total = (time.perf_counter() - start) * 1e3
                 after = server.cpu_ms()
                 found = alone.ask(json.dumps(question.messages).encode(), [question.picture], options)
                 if index < 2:
