@@ -101,7 +101,7 @@ def load_language_model(
         if _has_bfloat16(core):
             attend_in_bfloat16(model)
     elif tiles:
-        split_products(model)
+        split_products(model, manifest.text.hidden_size)
     elif fused and _threads(core, threads) > 1:
         fuse_feed_forward(model)
     options = {"KV_CACHE_PRECISION": kv_cache_dtype, "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}

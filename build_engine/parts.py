@@ -40,11 +40,11 @@ def most_tokens(width: int) -> int:
     return min(_CACHE_BYTES // (2 * width) - _BESIDE, _MOST) // _STEP * _STEP
 
 
-def split_products(model: ov.Model) -> int:
+def split_products(model: ov.Model, hidden: int) -> int:
     """Change the model in place; returns how many products are split.
 
-    Those of feed-forward networks are if their width divides. Others are if their weights leave at least ROWS to a half,
-    but for results: theirs stay float32.
+    Those of feed-forward networks are if their width divides. Others are if their weights leave at least ROWS to a half and
+    have no longer rows than `hidden`, for which `most_tokens` is the limit; but for results: theirs stay float32.
     """
     changed = 0
     of_networks: set[str] = set()
@@ -55,7 +55,9 @@ def split_products(model: ov.Model) -> int:
             changed += 3
     shared: dict[tuple[str, int], ov.Node] = {}
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "MatMul" or node.get_friendly_name() in of_networks or not _halves(node):
+        if node.get_type_name() != "MatMul" or node.get_friendly_name() in of_networks:
+            continue
+        if not _has_halves(node, hidden):
             continue
         source = node.input_value(0)
         key = source.get_node().get_friendly_name(), source.get_index()
@@ -80,7 +82,7 @@ def _split(node: ov.Node, x: ov.Node) -> None:
     replace_node(node, ops.reshape(halves, ints(0, width(node)), True))
 
 
-def _halves(node: ov.Node) -> bool:
+def _has_halves(node: ov.Node, hidden: int) -> bool:
     """Whether a product is one to split."""
     convert = node.input_value(1).get_node()
     if is_result(node) or convert.get_type_name() != "Convert":
@@ -89,7 +91,7 @@ def _halves(node: ov.Node) -> bool:
     if weights.get_type_name() != "Constant" or weights.get_element_type() != ov.Type.bf16:
         return False
     shape = weights.get_output_shape(0)
-    return len(shape) == 2 and shape[0] % HALVES == 0 and shape[0] // HALVES >= ROWS
+    return len(shape) == 2 and shape[0] % HALVES == 0 and shape[0] // HALVES >= ROWS and shape[1] <= hidden
 
 
 def _repeated(x: ov.Output, parts: int) -> ov.Node:

@@ -7,7 +7,7 @@ and for bf16 weights build_engine.parts and build_engine.feed_forward.
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Final, NamedTuple
 
 from build_engine.manifest import Manifest
 from ensemble.config import DeploymentConfig
@@ -18,11 +18,28 @@ logger = logging.getLogger(__name__)
 LARGE: Final = 32
 """Tokens of a step from which on the form for tiles is the faster one."""
 _ALLOWED: Final = ("auto", "on", "off")
-_TIMES: Final = {"int8": 1, "int4": 3, "bf16": 1.6}
-"""Memory of the second form, in sizes of the weights' file; those of int4 are int8 numbers, made while they load."""
-_PARTS: Final = {"int8": 8, "int4": 8, "bf16": 4}
-"""It may take this part of the memory, one of so many: weights of bf16, once fused, and a KV cache take up to three others."""
-_CACHES: Final = {"int8": ("auto", "u8"), "int4": ("auto", "u8"), "bf16": ("auto", "u8", "bf16")}
+
+
+class _Form(NamedTuple):
+    """The second form of weights of a kind.
+
+    Attributes:
+        times: its memory, in sizes of the weights' file.
+        part: of the memory that it may take: one of so many.
+        caches: KV caches that it has arithmetic for.
+    """
+
+    times: float
+    part: int
+    caches: tuple[str, ...]
+
+
+_FORMS: Final = {
+    "int8": _Form(times=1, part=8, caches=("auto", "u8")),
+    "int4": _Form(times=3, part=8, caches=("auto", "u8")),  # of int8 numbers, made while they load
+    # These weights, once fused, and a KV cache take up to three other quarters.
+    "bf16": _Form(times=1.6, part=4, caches=("auto", "u8", "bf16")),
+}
 _FUSED_PART: Final = 8
 _FEED_FORWARD: Final = 0.67
 """Part of the weights that belongs to feed-forward networks, at most (0.61 at 2B, 0.67 at 4B, 0.66 at 8B)."""
@@ -45,12 +62,12 @@ def wants_tiles(config: DeploymentConfig, manifest: Manifest) -> bool:
         raise ValueError(f"matrix_tiles {config.matrix_tiles!r}; allowed: {', '.join(_ALLOWED)}")
     if config.matrix_tiles != "auto":
         return config.matrix_tiles == "on"
-    weights = manifest.weights
-    if config.kv_cache_dtype not in _CACHES.get(weights, ()) or not has_tiles():
+    form = _FORMS.get(manifest.weights)
+    if form is None or config.kv_cache_dtype not in form.caches or not has_tiles():
         return False
-    if weights == "bf16" and tile_tokens(manifest) < WORTH_TOKENS:
+    if manifest.weights == "bf16" and tile_tokens(manifest) < WORTH_TOKENS:
         return False
-    return _is_cheap("matrix tiles for prompts", config, _TIMES[weights], _PARTS[weights])
+    return _is_cheap("matrix tiles for prompts", config, form.times, form.part)
 
 
 def wants_fused(config: DeploymentConfig, manifest: Manifest) -> bool:
@@ -68,12 +85,12 @@ def wants_fused(config: DeploymentConfig, manifest: Manifest) -> bool:
     return _is_cheap("fused feed-forward networks", config, _FEED_FORWARD, _FUSED_PART)
 
 
-def _is_cheap(what: str, config: DeploymentConfig, times: float, parts: int) -> bool:
-    """Whether the engine is worth it, and `times` its file fit into one of so many parts of the memory."""
+def _is_cheap(what: str, config: DeploymentConfig, times: float, part: int) -> bool:
+    """Whether the engine is worth it, and `times` its file fit into a part of the memory, one of so many."""
     from build_engine.openvino_ir import weights_bytes
 
     stored = weights_bytes(config.engines)
     extra = int(stored * times)
-    wanted = stored >= _WORTH_BYTES and extra <= memory_limit() // parts
+    wanted = stored >= _WORTH_BYTES and extra <= memory_limit() // part
     logger.info("%s: %s, %d MB of memory", what, "on" if wanted else "off", extra >> 20)
     return wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,14 @@ def test_weights_beyond_float16_become_the_largest_there_is() -> None:
     assert np.isfinite(list(stored)).all()
 
 
-@pytest.mark.parametrize("rewrite", [split_products, fuse_feed_forward])
+@pytest.mark.parametrize("rewrite", [partial(split_products, hidden=HIDDEN), fuse_feed_forward])
 def test_other_products_are_left_alone(rewrite: Callable[[ov.Model], int]) -> None:
     x = ops.parameter(ov.PartialShape([-1, HIDDEN]), ov.Type.f32)
     y = ops.matmul(ops.multiply(x, ops.swish(x)), weights(HIDDEN, HIDDEN, 0), False, True)
     assert rewrite(ov.Model([ops.result(y)], [x], "other")) == 0
 
 
-@pytest.mark.parametrize("rewrite", [split_products, fuse_feed_forward])
+@pytest.mark.parametrize("rewrite", [partial(split_products, hidden=HIDDEN), fuse_feed_forward])
 def test_gate_and_up_of_different_activations_are_left_alone(rewrite: Callable[[ov.Model], int]) -> None:
     x = ops.parameter(ov.PartialShape([-1, HIDDEN]), ov.Type.f32)
     gate = ops.swish(ops.matmul(x, weights(WIDTH, HIDDEN, 0), False, True))

@@ -49,7 +49,7 @@ def check_equal(model: ov.Model, whole: ov.Model, tokens: int) -> None:
 @pytest.mark.parametrize("tokens", [1, 5, 16, 32, 200])
 def test_the_parts_of_a_network_are_the_whole(tokens: int) -> None:
     model = network()
-    assert split_products(model) == 3
+    assert split_products(model, HIDDEN) == 3
     assert parts_of(model) == [PARTS] * 3
     check_equal(model, network(), tokens)
 
@@ -58,7 +58,7 @@ def test_the_parts_of_a_network_are_the_whole(tokens: int) -> None:
 def test_the_halves_of_other_products_are_the_whole(tokens: int) -> None:
     widths = 4 * ROWS, 2 * ROWS, 2 * ROWS
     model = projections(*widths)
-    assert split_products(model) == 3
+    assert split_products(model, HIDDEN) == 3
     assert parts_of(model) == [HALVES] * 3
     assert sum(node.get_type_name() == "Concat" for node in model.get_ops()) == 1  # they share x, twice
     check_equal(model, projections(*widths), tokens)
@@ -67,19 +67,26 @@ def test_the_halves_of_other_products_are_the_whole(tokens: int) -> None:
 @pytest.mark.parametrize("width", [2 * ROWS - 2, 2 * ROWS + 1, ROWS])
 def test_a_product_too_narrow_for_halves_is_left_alone(width: int) -> None:
     model = projections(width, 2 * ROWS)
-    assert split_products(model) == 1
+    assert split_products(model, HIDDEN) == 1
     check_equal(model, projections(width, 2 * ROWS), 7)
 
 
+def test_a_product_of_longer_rows_than_a_step_is_made_for_is_left_alone() -> None:
+    """As the output of attention has them at 4B: 4,096 values, with a hidden size of 2,560."""
+    assert split_products(projections(2 * ROWS), HIDDEN - 1) == 0
+
+
 def test_a_width_that_does_not_divide_is_left_alone() -> None:
-    assert split_products(network(WIDTH + 2)) == 0
+    assert split_products(network(WIDTH + 2), HIDDEN) == 0
 
 
 def test_a_result_is_left_alone() -> None:
     """As logits are: their product must give float32."""
     x = ops.parameter(ov.PartialShape([-1, HIDDEN]), ov.Type.f32)
     logits = ops.matmul(x, weights(2 * ROWS, HIDDEN, 0), False, True)
-    assert split_products(ov.Model([ops.result(logits), ops.result(ops.relu(logits))], [x], "head")) == 0
+    assert (
+        split_products(ov.Model([ops.result(logits), ops.result(ops.relu(logits))], [x], "head"), HIDDEN) == 0
+    )
 
 
 def test_weights_that_are_not_stored_as_bfloat16_are_left_alone() -> None:
@@ -88,7 +95,7 @@ def test_weights_that_are_not_stored_as_bfloat16_are_left_alone() -> None:
     half = ops.convert(ops.constant(np.ones((2 * ROWS, HIDDEN), np.float16)), ov.Type.f32)
     given = ops.parameter(ov.PartialShape([2 * ROWS, HIDDEN]), ov.Type.f32)
     outputs = [ops.result(ops.relu(ops.matmul(x, matrix, False, True))) for matrix in (wide, half, given)]
-    assert split_products(ov.Model(outputs, [x, given], "other")) == 0
+    assert split_products(ov.Model(outputs, [x, given], "other"), HIDDEN) == 0
 
 
 @pytest.mark.parametrize(("hidden", "tokens"), [(1024, 256), (2048, 256), (2560, 208), (4096, 96)])
