@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -92,6 +97,46 @@ def test_a_stopped_peer_can_be_closed_twice(start: Start) -> None:
     peer.close()
     peer.close()
     assert not Path(f"/proc/{peer.pid}").exists()
+
+
+def members(group: int) -> list[str]:
+    """Processes of a group that live."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(") ")[2].split()
+        except OSError:  # it has just ended
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(path.parent.name)
+    return found
+
+
+def test_a_peer_and_what_it_started_end_with_a_benchmark_that_is_killed(tmp_path: Path) -> None:
+    """They stand still when it happens, with gigabytes in their hands."""
+    (tmp_path / "runtime.py").write_text(
+        RUNTIME.replace("os.system", "subprocess.Popen(['sleep', '60']); os.system")
+    )
+    program = (
+        "import sys, time\nfrom loadtests.benchmarks.peers.process import Peer\n"
+        f"print(Peer([sys.executable, {str(tmp_path / 'runtime.py')!r}]).pid, flush=True)\ntime.sleep(60)\n"
+    )
+    benchmark = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert benchmark.stdout is not None
+    with benchmark.stdout:
+        group = int(benchmark.stdout.readline())
+    try:
+        assert len(members(group)) == 2
+        benchmark.kill()
+        benchmark.wait()
+        end = time.monotonic() + 10
+        while members(group) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert members(group) == []
+    finally:
+        benchmark.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
 
 
 class Stepped(SteppedModel):

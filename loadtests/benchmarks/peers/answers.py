@@ -10,9 +10,11 @@ It knows no runtime, and runs under any Python 3.10 with nothing installed.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
+import signal
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -22,6 +24,7 @@ from typing import Any, Final
 
 CONTEXT: Final = 64
 """Tokens of the prompts that decoding starts from, as everywhere in this benchmark."""
+_PR_SET_PDEATHSIG: Final = 1
 
 
 class Model(ABC):
@@ -75,6 +78,7 @@ class SteppedModel(Model):
 
 def serve(load: Callable[[], Model], vocabulary: int) -> None:
     """Load the model and answer until the pipe is closed. What the runtime prints goes to stderr."""
+    _end_with_the_benchmark()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     model = load()
@@ -87,6 +91,22 @@ def serve(load: Callable[[], Model], vocabulary: int) -> None:
         except Exception as error:
             answer = {"error": repr(error)}
         print(json.dumps(answer), file=answers)
+
+
+def _end_with_the_benchmark() -> None:
+    """Whoever is stopped does not see a closed pipe. So the kernel wakes this process when the benchmark was killed, and it
+    ends its group: itself, and what the runtime started, which is stopped as well and may hold the weights.
+    """
+    benchmark = os.getppid()
+    if os.getpgrp() != os.getpid():
+        return  # started by hand: the group belongs to others too
+
+    def look(*_: object) -> None:
+        if os.getppid() != benchmark:
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    signal.signal(signal.SIGCONT, look)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def _answer(model: Model, question: dict[str, Any], draw: random.Random, vocabulary: int) -> float:
