@@ -19,7 +19,7 @@ def multiply_in_bfloat16(model: ov.Model) -> int:
     """
     changed = 0
     for product in model.get_ordered_ops():
-        if product.get_type_name() != "MatMul" or (weights := _widened(product.input_value(1))) is None:
+        if product.get_type_name() != "MatMul" or (weights := widened(product.input_value(1))) is None:
             continue
         if is_result(product):
             continue
@@ -81,7 +81,7 @@ def _widen(output: ov.Output) -> None:
         reader.replace_source_output(wide.output(0))
 
 
-def _widened(values: ov.Output) -> ov.Output | None:
+def widened(values: ov.Output) -> ov.Output | None:
     """What a Convert widens, if that is computed from bfloat16 constants; None if it is something else."""
     convert = values.get_node()
     if convert.get_type_name() != "Convert":

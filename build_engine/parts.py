@@ -14,7 +14,7 @@ import openvino as ov
 from openvino import opset13 as ops
 from openvino.utils import replace_node
 
-from build_engine.bfloat16 import is_result
+from build_engine.bfloat16 import is_result, widened
 from build_engine.feed_forward import Network, ints, networks, product, stored, width
 
 PARTS: Final = 4
@@ -84,13 +84,10 @@ def _split(node: ov.Node, x: ov.Node) -> None:
 
 def _has_halves(node: ov.Node, hidden: int) -> bool:
     """Whether a product is one to split."""
-    convert = node.input_value(1).get_node()
-    if is_result(node) or convert.get_type_name() != "Convert":
+    weights = widened(node.input_value(1))
+    if is_result(node) or weights is None or weights.get_node().get_type_name() != "Constant":
         return False
-    weights = convert.input_value(0).get_node()
-    if weights.get_type_name() != "Constant" or weights.get_element_type() != ov.Type.bf16:
-        return False
-    shape = weights.get_output_shape(0)
+    shape = weights.get_shape()
     return len(shape) == 2 and shape[0] % HALVES == 0 and shape[0] // HALVES >= ROWS and shape[1] <= hidden
 
 

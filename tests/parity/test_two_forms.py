@@ -144,7 +144,6 @@ def test_auto_keeps_the_form_of_bf16_weights_that_computes_a_long_step_faster(
     directory = engines_of(demo_checkpoint, "bf16")
     manifest = Manifest.read(directory)
     steps: list[int] = []
-
     measured = iter(times)
 
     def seconds(work: Callable[[], Scores]) -> float:
