@@ -7,8 +7,8 @@ some decoding one token.
 Inputs (f32 unless said): input_ids i32 [T]; prompt_embedding_table [rows, H], the rows of this step's visual
 tokens, 1 + D consecutive ones per token, at least 1 + D rows; rotary_cos, rotary_sin [T, 1, head_dim];
 past_lens i32 [S]; subsequence_begins i32 [S + 1]; block_indices i32 [blocks]; block_indices_begins i32 [S +
-1]; max_context_len i32 scalar; logits_index i32 [wanted]; key_cache.{i}, value_cache.{i}. Output: logits
-[wanted, vocab_size].
+1]; max_context_len i32 scalar; logits_index i32 [wanted], perhaps none; key_cache.{i}, value_cache.{i}.
+Output: logits [wanted, vocab_size].
 
 An id of vocab_size + r is virtual: its embedding is row r of the table, and row r + 1 + k is added after
 decoder layer k.
@@ -75,11 +75,13 @@ class Decoder:
 
         x, deepstack = self._embed(ids, table)
         for i in range(text.num_hidden_layers):
-            x = self._layer(x, i)
+            # Behind the last layer's keys and values, nothing of the other tokens is needed any more.
+            kept = wanted if i == text.num_hidden_layers - 1 else None
+            x = self._layer(x, i, kept)
             if i < self.levels:
-                x = ops.add(x, deepstack(i))
+                x = ops.add(x, _only(deepstack(i), kept))
             progress()
-        x = self._norm(ops.gather(x, wanted, _int(0)), "norm")
+        x = self._norm(x, "norm")
         name = "embed_tokens" if self.architecture.tie_word_embeddings else None
         head = f"{_PREFIX}.{name}.weight" if name else "lm_head.weight"
         logits = ops.result(ops.matmul(x, self.weights.matrix(head, self.vocabulary_scheme), False, True))
@@ -109,15 +111,19 @@ class Decoder:
 
         return x, deepstack
 
-    def _layer(self, x: ov.Node, i: int) -> ov.Node:
+    def _layer(self, x: ov.Node, i: int, kept: ov.Node | None) -> ov.Node:
+        """Layer `i` of x [T, H]: [T, H], or [wanted, H] of the tokens `kept`."""
         layer = f"layers.{i}"
-        x = ops.add(x, self._attend(self._norm(x, f"{layer}.input_layernorm"), i))
+        attended = _only(self._attend(self._norm(x, f"{layer}.input_layernorm"), i), kept)
+        name, biased = f"{layer}.self_attn.o_proj", self.architecture.attention_bias
+        x = ops.add(_only(x, kept), self._linear(attended, name, biased))
         h = self._norm(x, f"{layer}.post_attention_layernorm")
         gate = ops.swish(self._linear(h, f"{layer}.mlp.gate_proj"))
         inner = ops.multiply(gate, self._linear(h, f"{layer}.mlp.up_proj"))
         return ops.add(x, self._linear(inner, f"{layer}.mlp.down_proj"))
 
-    def _attend(self, h: ov.Node, i: int) -> ov.Node:
+    def _attend(self, h: ov.Node, i: int) -> ov.Output:
+        """What the heads of layer `i` see, [T, heads * head_dim]."""
         text, name = self.text, f"layers.{i}.self_attn"
         q = self._heads(h, f"{name}.q", text.num_attention_heads)
         k = self._heads(h, f"{name}.k", text.num_key_value_heads)
@@ -137,7 +143,7 @@ class Decoder:
                 *_unused_features(),
             )]
         )  # fmt: skip
-        return self._linear(attended.output(0), f"{name}.o_proj", biased=self.architecture.attention_bias)
+        return attended.output(0)
 
     def _heads(self, h: ov.Node, name: str, heads: int) -> ov.Node:
         """Project, normalise each head, rotate; [T, heads * head_dim]."""
@@ -169,6 +175,11 @@ class Decoder:
 
 
 _PREFIX = "model.language_model"
+
+
+def _only(x: ov.Node | ov.Output, rows: ov.Node | None) -> ov.Node | ov.Output:
+    """These rows of x, or all."""
+    return x if rows is None else ops.gather(x, rows, _int(0))
 
 
 def _unused_features() -> list[ov.Node]:

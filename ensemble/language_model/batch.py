@@ -34,7 +34,7 @@ class Batch:
         subsequence_begins: [S+1], where each sequence's tokens begin among the T.
         block_indices: the block tables, one after the other; block_indices_begins [S+1].
         max_context_len: scalar, the longest past + new.
-        logits_index: [n], the tokens (of T) whose logits are wanted; one unneeded if none is, so never empty.
+        logits_index: [n], the tokens (of T) whose logits are wanted; none, if all are parts of prompts that go on.
     """
 
     input_ids: Int32
@@ -96,10 +96,8 @@ class Packer:
             if chunk.wants_logits:
                 self._logits_index[wanted] = token - 1
                 wanted += 1
-        if not wanted:
-            self._logits_index[0] = token - 1
         self._context[...] = context
-        sizes = token, row, len(chunks), block, max(wanted, 1)
+        sizes = token, row, len(chunks), block, wanted
         if sizes != self._sizes:  # of 32 steps of one answer, 31 are not
             self._sizes, self._batch = sizes, self._views(*sizes)
         return self._batch

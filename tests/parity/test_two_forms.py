@@ -54,6 +54,7 @@ class Served(Trial):
             engines=directory, matrix_tiles=matrix_tiles, threads=2, kv_cache_bytes=64 << 20
         )
         self.model = OpenVinoLanguageModel.load(config, self.manifest)
+        self.wants_logits = True
         self.steps: dict[str, list[int]] = {"small": [], "large": []}
         for name in self.steps:
             self._note(name)
@@ -69,6 +70,8 @@ class Served(Trial):
         getattr(self.model, f"_{name}").forward = noted
 
     def _infer(self, inputs: dict[str, Any]) -> np.ndarray:
+        if not self.wants_logits:
+            inputs["logits_index"] = np.zeros(0, np.int32)
         scores = self.model.forward(Batch(**inputs))
         logits = np.array(scores.logits)
         exact = torch.logsumexp(torch.tensor(logits, dtype=torch.float64), dim=1).numpy()
@@ -167,6 +170,28 @@ def test_auto_keeps_the_form_of_bf16_weights_that_computes_a_long_step_faster(
     assert steps == [most] * (2 + len(times)) + [1, *([LARGE] if faster else [])], (
         "both are measured, and what is kept is warm"
     )
+
+
+@pytest.mark.parametrize("matrix_tiles", ["off", "on"])
+@pytest.mark.parametrize("weights", ["int8", "int4", pytest.param("bf16", marks=needs_bfloat16)])
+def test_a_part_of_a_prompt_that_wants_no_logits_is_all_there_for_the_rest_of_it(
+    weights: str, matrix_tiles: str, demo_checkpoint: Path, engines_of: EnginesOf
+) -> None:
+    served = Served(engines_of(demo_checkpoint, weights), matrix_tiles)
+    text = served.manifest.text
+    random = np.random.default_rng(5)
+    ids = random.integers(0, text.vocab_size, 2 * LARGE + 1).astype(np.int32)
+    cos, sin = random.standard_normal((2, len(ids), text.head_dim)).astype(np.float32)
+    answers = []
+    for wants_logits in (True, False):
+        request = served.request(ids, cos, sin)
+        served.wants_logits = wants_logits
+        first = served.step([(request, LARGE)])
+        assert first.shape == (int(wants_logits), text.vocab_size)
+        served.wants_logits = True
+        answers.append(np.concatenate([served.step([(request, LARGE)]), served.step([(request, 1)])]))
+        served.model.clear(request.blocks)
+    assert np.array_equal(*answers)
 
 
 def test_a_cleared_block_is_empty_for_both_forms(demo_checkpoint: Path, engines_of: EnginesOf) -> None:

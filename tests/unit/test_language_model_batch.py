@@ -44,3 +44,13 @@ def test_another_shape_is_another_batch() -> None:
     assert np.array_equal(again.input_ids, [4])
     longer = packer.pack([Chunk(one.sequence, 0, 4)])
     assert longer.input_ids.tolist() == [0, 1, 2, 3]
+
+
+def test_logits_are_wanted_of_those_that_go_on_and_of_no_unfinished_prompt() -> None:
+    packer = Packer(fakes.manifest())
+    prompt = Sequence(fakes.request("long", [40]))
+    prompt.take([3, 4])
+    part = Chunk(prompt, 0, 16)
+    assert packer.pack([part]).logits_index.tolist() == []
+    assert packer.pack([decoding("a", 4), part, decoding("b", 9)]).logits_index.tolist() == [0, 17]
+    assert packer.pack([Chunk(prompt, 16, 40)]).logits_index.tolist() == [23]
