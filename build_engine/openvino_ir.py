@@ -14,6 +14,7 @@ from openvino import opset13 as ops
 
 from build_engine.bfloat16 import attend_in_bfloat16, multiply_in_bfloat16
 from build_engine.feed_forward import fuse_feed_forward
+from build_engine.integer_parts import MOST_TOKENS, split_networks
 from build_engine.logsumexp import add_logsumexp
 from build_engine.manifest import TOKENS_PER_BLOCK, Manifest, TextFacts
 from build_engine.parts import most_tokens, split_products
@@ -58,9 +59,9 @@ def load_language_model(
         threads: 0 leaves the choice to OpenVINO.
         quantise_activations: multiply int8 and int4 weights with activations rounded to int8, in groups with a scale
             of their own. It touches no other weights, and nothing with an f32 or f16 cache.
-        tiles: the form for steps of many tokens, for a processor's matrix tiles. Of int8 and int4 weights: activations
-            rounded with one scale a token, and int8 weights in any case. Of bf16 weights: multiplied in parts, for
-            steps of no more than `tile_tokens`. It shares its caches with the other form, but no weights.
+        tiles: the form for steps of many tokens, of no more than `tile_tokens`, for a processor's matrix tiles. Of int8 and
+            int4 weights: activations rounded with one scale a token, int8 weights in any case, networks in parts. Of bf16
+            weights: multiplied in parts. It shares its caches with the other form, but no weights.
         fused: compute each feed-forward network of bf16 weights as one operation, on matrix tiles: answers come faster, for
             the memory of these weights once more. Changes nothing with one thread, nor the form for `tiles`.
 
@@ -97,6 +98,7 @@ def load_language_model(
     describe_caches(model, manifest.text)
     add_logsumexp(model)
     if tiles and integers:
+        split_networks(model)
         round_activations(model)
         if _has_bfloat16(core):
             attend_in_bfloat16(model)
@@ -135,8 +137,8 @@ def _is_bfloat16(manifest: Manifest, precision: str) -> bool:
 
 def tile_tokens(manifest: Manifest) -> int:
     """Tokens that a step of the form for tiles may have."""
-    allowed = manifest.limits.max_num_tokens
-    return min(most_tokens(manifest.text.hidden_size), allowed) if manifest.weights == "bf16" else allowed
+    most = most_tokens(manifest.text.hidden_size) if manifest.weights == "bf16" else MOST_TOKENS
+    return min(most, manifest.limits.max_num_tokens)
 
 
 def load_vision_encoder(directory: Path, manifest: Manifest, threads: int = 0) -> ov.CompiledModel:

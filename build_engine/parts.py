@@ -62,7 +62,7 @@ def split_products(model: ov.Model, hidden: int) -> int:
         source = node.input_value(0)
         key = source.get_node().get_friendly_name(), source.get_index()
         if key not in shared:
-            shared[key] = _repeated(source, HALVES)
+            shared[key] = repeated(source, HALVES)
         _split(node, shared[key])
         changed += 1
     model.validate_nodes_and_infer_types()
@@ -71,7 +71,7 @@ def split_products(model: ov.Model, hidden: int) -> int:
 
 def _split_network(network: Network) -> None:
     gate, up, down = network
-    x = _repeated(gate.input_value(0), PARTS)
+    x = repeated(gate.input_value(0), PARTS)
     inner = ops.multiply(ops.swish(product(x, _rows(gate, PARTS))), product(x, _rows(up, PARTS)))
     replace_node(down, ops.reduce_sum(product(inner, _columns(down, PARTS)), ints(0)))
 
@@ -91,7 +91,8 @@ def _has_halves(node: ov.Node, hidden: int) -> bool:
     return len(shape) == 2 and shape[0] % HALVES == 0 and shape[0] // HALVES >= ROWS and shape[1] <= hidden
 
 
-def _repeated(x: ov.Output, parts: int) -> ov.Node:
+def repeated(x: ov.Output, parts: int) -> ov.Node:
+    """x [tokens, in] once for each part: [parts, tokens, in]."""
     return ops.concat([ops.unsqueeze(x, ints(0))] * parts, 0)
 
 
@@ -99,7 +100,7 @@ def _rows(node: ov.Node, parts: int) -> ov.Node:
     """The weights [out, in] of a product as [parts, out / parts, in], where they lie: in the file."""
     weights = stored(node)
     out, inner = weights.get_output_shape(0)
-    return ops.convert(_in_place(weights, (parts, out // parts, inner)), ov.Type.f32)
+    return ops.convert(in_place(weights, (parts, out // parts, inner)), ov.Type.f32)
 
 
 def _columns(node: ov.Node, parts: int) -> ov.Node:
@@ -110,7 +111,7 @@ def _columns(node: ov.Node, parts: int) -> ov.Node:
     return ops.convert(ops.transpose(dealt, ints(1, 0, 2)), ov.Type.f32)
 
 
-def _in_place(weights: ov.Node, shape: tuple[int, ...]) -> ov.Node:
+def in_place(weights: ov.Node, shape: tuple[int, ...]) -> ov.Node:
     """The same numbers in another shape, over the same memory. A Reshape in the graph would get memory of its own."""
     view = weights.get_tensor_view()
     _OWNERS.append(weights)

@@ -33,7 +33,7 @@ def round_activations(model: ov.Model) -> int:
     restored: set[str] = set()
     changed = 0
     for product in model.get_ordered_ops():
-        if product.get_type_name() != "MatMul" or (weights := _int8_weights(product)) is None:
+        if product.get_type_name() != "MatMul" or (weights := int8_weights(product)) is None:
             continue
         source = product.input_value(0)
         key = source.get_node().get_friendly_name(), source.get_index()
@@ -61,15 +61,24 @@ def _last_product(product: ov.Node) -> ov.Node:
 
 def _rounded(x: ov.Output) -> _Scaled:
     """The whole numbers -127..127 as float32 of x's shape, and the scales."""
-    axis = np.array([-1], np.int32)
-    largest = ops.maximum(
-        ops.reduce_max(x, axis, keep_dims=True), ops.negative(ops.reduce_min(x, axis, keep_dims=True))
-    )
-    scale = ops.maximum(ops.multiply(largest, np.float32(1 / _LARGEST)), _SMALLEST_SCALE)
-    # OpenVINO takes a FakeQuantize of all int8 values in front of int8 weights for an integer product.
-    low, high = (ops.constant(np.array([[value]], np.float32)) for value in (-_LARGEST - 1, _LARGEST))
-    values = ops.fake_quantize(ops.divide(x, scale), low, high, low, high, 256)
-    return values.output(0), scale.output(0)
+    scale = scale_of(x)
+    return fake_quantised(ops.divide(x, scale), -_LARGEST - 1, _LARGEST).output(0), scale.output(0)
+
+
+def scale_of(x: ov.Output, over_parts: bool = False) -> ov.Node:
+    """The scale of each token [..., 1]; of x [parts, T, width], one [T, 1] for all its parts."""
+    last, first = np.array([-1], np.int32), np.array([0], np.int32)
+    largest, smallest = ops.reduce_max(x, last, keep_dims=True), ops.reduce_min(x, last, keep_dims=True)
+    if over_parts:
+        largest, smallest = ops.reduce_max(largest, first), ops.reduce_min(smallest, first)
+    magnitude = ops.maximum(largest, ops.negative(smallest))
+    return ops.maximum(ops.multiply(magnitude, np.float32(1 / _LARGEST)), _SMALLEST_SCALE)
+
+
+def fake_quantised(x: ov.Node, low: int, high: int) -> ov.Node:
+    """x rounded to the 256 whole numbers low..high. In front of int8 weights, OpenVINO makes of it an integer product."""
+    limits = [ops.constant(np.array([[value]], np.float32)) for value in (low, high)]
+    return ops.fake_quantize(x, *limits, *limits, 256)
 
 
 def _rounded_again(product: ov.Node) -> _Scaled:
@@ -80,9 +89,11 @@ def _rounded_again(product: ov.Node) -> _Scaled:
     return values, ops.multiply(scale, product.input_value(1)).output(0)
 
 
-def _int8_weights(product: ov.Node) -> ov.Node | None:
-    """The weights of a product as int8 -> Convert -> Multiply by a scale; None if they are neither int8 nor int4."""
+def int8_weights(product: ov.Node) -> ov.Node | None:
+    """The weights [out, in] of a product as int8 -> Convert -> Multiply by a scale; None if they are neither int8 nor int4."""
     weights = product.input_value(1).get_node()
+    if len(weights.get_output_partial_shape(0)) != 2:  # those of a network in parts
+        return None
     below = weights.input_value(0).get_node() if weights.get_input_size() else weights
     if weights.get_type_name() == "Multiply" and _stored(below) == ov.Type.i8:
         return weights

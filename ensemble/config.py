@@ -105,11 +105,11 @@ class DeploymentConfig:
             at most a quarter of the memory.
         kv_cache_dtype: "auto" (f32 for f32 weights, else u8), "f32", "bf16", "f16" or "u8".
         matrix_tiles: "on" keeps a second, int8 form of int8 or int4 weights, with which steps of 32 tokens and more (prompts)
-            are computed on the matrix tiles of processors with AMX, 1.3 to 1.7 times as fast; "off" does not; "auto" does on
-            such a processor for engines of 64 MB and more, if that takes at most an eighth of the memory: the size of the
-            language model's file for int8, three times its size for int4. Feed-forward networks of bf16 weights are fused by
-            "on" and, under the same conditions, by "auto", for two thirds of the size of the file (docs/decisions/0014). Both
-            keep a second form of them too, for prompts in steps of 256 tokens or fewer and 1.6 times the size of the file;
+            are computed on the matrix tiles of processors with AMX, 1.5 to 2 times as fast; "off" does not; "auto" does on
+            such a processor for engines of 64 MB and more, if that takes at most a sixth of the memory: 1.25 times the size of
+            the language model's file for int8, three times its size for int4. Feed-forward networks of bf16 weights are fused
+            by "on" and, in at most an eighth of the memory, by "auto", for two thirds of the size of the file
+            (docs/decisions/0014). Both keep a second form of them too, for prompts, and 1.6 times the size of the file;
             "auto" if that is at most a quarter of the memory and, tried as the engine is loaded, faster (docs/decisions/0013).
         kv_cache_reuse: share the blocks of equal prompt prefixes.
         stream_interval_ms: tokens that a stream gets within this time of its last message go out as one; the first token and

@@ -1,7 +1,7 @@
 """What a deployment makes of the language model's weights for matrix tiles (AMX): a second form, or fused networks.
 
-It knows processors, memory and the configuration; it compiles nothing. What these are: build_engine.token_scales,
-and for bf16 weights build_engine.parts and build_engine.feed_forward.
+It knows processors, memory and the configuration; it compiles nothing. What these are: build_engine.token_scales
+and build_engine.integer_parts, and for bf16 weights build_engine.parts and build_engine.feed_forward.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class _Form(NamedTuple):
 
 
 _FORMS: Final = {
-    "int8": _Form(times=1, part=8, caches=("auto", "u8")),
-    "int4": _Form(times=3, part=8, caches=("auto", "u8")),  # of int8 numbers, made while they load
+    "int8": _Form(times=1.25, part=6, caches=("auto", "u8")),
+    "int4": _Form(times=3, part=6, caches=("auto", "u8")),  # of int8 numbers, made while they load
     # These weights, once fused, and a KV cache take up to three other quarters.
     "bf16": _Form(times=1.6, part=4, caches=("auto", "u8", "bf16")),
 }
@@ -50,7 +50,7 @@ def wants_tiles(config: DeploymentConfig, manifest: Manifest) -> bool:
     """What `config.matrix_tiles` comes to here.
 
     "auto" takes the form where it is faster and costs little, on a processor with tiles: int8 or int4 weights with a u8 cache,
-    if the file has at least 64 MB and the form takes at most an eighth of the memory; bf16 weights, if it takes at most a
+    if the file has at least 64 MB and the form takes at most a sixth of the memory; bf16 weights, if it takes at most a
     quarter and steps are worth it. Whether it is the faster one is measured for bf16 as the engine is loaded.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
+from build_engine.integer_parts import MOST_TOKENS
 from build_engine.manifest import Manifest
 from build_engine.openvino_ir import load_language_model, tile_tokens
 from build_engine.parts import HALVES, PARTS, ROWS, most_tokens, split_products
@@ -119,8 +121,10 @@ def test_only_the_form_for_tiles_of_bf16_weights_is_in_parts(
         assert len(of_three_axes) == products
 
 
-def test_a_step_of_int8_weights_may_have_as_many_tokens_as_the_engine_allows(
+def test_a_step_of_int8_weights_has_no_more_tokens_than_are_fast_nor_than_the_engine_allows(
     demo_checkpoint: Path, engines_of: EnginesOf
 ) -> None:
     manifest = Manifest.read(engines_of(demo_checkpoint, "int8"))
-    assert tile_tokens(manifest) == manifest.limits.max_num_tokens
+    assert tile_tokens(manifest) == MOST_TOKENS < manifest.limits.max_num_tokens
+    short = replace(manifest, limits=replace(manifest.limits, max_num_tokens=100))
+    assert tile_tokens(short) == 100

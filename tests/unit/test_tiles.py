@@ -55,11 +55,11 @@ def test_auto_is_integer_weights_on_a_processor_with_tiles(machine: Any) -> None
     assert not any(machine("int8", kv_cache_dtype=kind) for kind in ("f32", "f16", "bf16"))
 
 
-def test_auto_takes_an_eighth_of_the_memory_at_most_and_leaves_small_models_alone(machine: Any) -> None:
-    assert machine("int8", memory_gb=16, stored_mb=2048)
-    assert not machine("int8", memory_gb=15.9, stored_mb=2048)
-    assert machine("int4", memory_gb=24, stored_mb=1024)
-    assert not machine("int4", memory_gb=23.9, stored_mb=1024)
+def test_auto_takes_a_sixth_of_the_memory_at_most_and_leaves_small_models_alone(machine: Any) -> None:
+    assert machine("int8", memory_gb=15, stored_mb=2048)
+    assert not machine("int8", memory_gb=14.9, stored_mb=2048)
+    assert machine("int4", memory_gb=18, stored_mb=1024)
+    assert not machine("int4", memory_gb=17.9, stored_mb=1024)
     assert machine("int8", stored_mb=64)
     assert not machine("int8", stored_mb=63)
 
