@@ -20,7 +20,7 @@ from build_engine.parts import PARTS, in_place, repeated
 from build_engine.token_scales import fake_quantised, int8_weights, scale_of
 
 MOST_TOKENS: Final = 256
-"""Of a step. With 384 tokens the products take twice as long as whole ones at the 2B shape."""
+"""Of a step. With 384 tokens, at the 2B shape, down takes 1.7 times as long as in one piece."""
 _ZERO: Final = 128
 
 
@@ -62,6 +62,7 @@ def _weights(node: ov.Node) -> _Weights | None:
     if found is None:
         return None
     stored, scale = (found.input_value(place).get_node() for place in (0, 1))
+    # int4 weights are behind a Convert.
     lasting = node.input_value(1).get_node().get_type_name() == found.get_type_name()
     return _Weights(stored.input_value(0).get_node(), scale.data, lasting)
 
@@ -97,10 +98,9 @@ def _rows(values: ov.Node, weights: _Weights) -> ov.Node:
 def _columns(values: ov.Node, weights: _Weights) -> ov.Node:
     """values [PARTS, T, in / PARTS] times the columns of the weights, dealt out: [PARTS, T, out], to be added up."""
     out, inner = weights.stored.get_output_shape(0)
-    dealt = weights.stored.data.reshape(out, PARTS, inner // PARTS).transpose(1, 0, 2)
-    return product(
-        values, _scaled(ops.constant(np.ascontiguousarray(dealt)), np.tile(weights.scale, (PARTS, 1, 1)))
-    )
+    columns = weights.stored.data.reshape(out, PARTS, inner // PARTS).transpose(1, 0, 2)
+    dealt = ops.constant(np.ascontiguousarray(columns))
+    return product(values, _scaled(dealt, np.tile(weights.scale, (PARTS, 1, 1))))
 
 
 def _zeros(weights: _Weights) -> npt.NDArray[np.float32]:

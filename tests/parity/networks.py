@@ -36,3 +36,9 @@ def layers(compiled: ov.CompiledModel, kind: str) -> list[ov.Node]:
     """Nodes of a compiled model that are of a kind, as OpenVINO's plugin names it."""
     nodes = compiled.get_runtime_model().get_ops()
     return [node for node in nodes if node.get_rt_info()["layerType"].astype(str) == kind]
+
+
+def products_in_parts(compiled: ov.CompiledModel) -> list[ov.Node]:
+    """Those with weights of three axes."""
+    products = layers(compiled, "FullyConnected")
+    return [node for node in products if len(node.get_output_partial_shape(0)) == 3]
