@@ -1,6 +1,8 @@
-"""Graphs of one feed-forward network with bfloat16 weights, as an engine file has them, and what comes of them."""
+"""Graphs of one feed-forward network, as an engine file has them, and what comes of them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import openvino as ov
@@ -17,12 +19,14 @@ def weights(out: int, width: int, seed: int) -> ov.Node:
     return ops.convert(ops.constant(tensor, shared_memory=False), ov.Type.f32)
 
 
-def network(width: int = WIDTH, hidden: int = HIDDEN) -> ov.Model:
-    """x + down(swish(gate(x)) * up(x)) of x [tokens, hidden]."""
+def network(
+    width: int = WIDTH, hidden: int = HIDDEN, matrix: Callable[[int, int, int], ov.Node] = weights
+) -> ov.Model:
+    """x + down(swish(gate(x)) * up(x)) of x [tokens, hidden]; `matrix` makes weights [out, in] of a seed."""
     x = ops.parameter(ov.PartialShape([-1, hidden]), ov.Type.f32)
-    gate = ops.swish(ops.matmul(x, weights(width, hidden, 0), False, True))
-    inner = ops.multiply(gate, ops.matmul(x, weights(width, hidden, 1), False, True))
-    y = ops.add(x, ops.matmul(inner, weights(hidden, width, 2), False, True))
+    gate = ops.swish(ops.matmul(x, matrix(width, hidden, 0), False, True))
+    inner = ops.multiply(gate, ops.matmul(x, matrix(width, hidden, 1), False, True))
+    y = ops.add(x, ops.matmul(inner, matrix(hidden, width, 2), False, True))
     return ov.Model([ops.result(y)], [x], "network")
 
 

@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import openvino as ov
 import pytest
-from openvino import opset13 as ops
 
 from build_engine.integer_parts import split_networks
 from build_engine.manifest import Manifest
@@ -18,6 +17,7 @@ from build_engine.openvino_ir import has_integer_products, load_language_model
 from build_engine.parts import PARTS
 from build_engine.token_scales import round_activations
 from build_engine.weights import Weights
+from tests.parity import networks
 from tests.parity.networks import computed, products_in_parts
 
 pytestmark = pytest.mark.skipif(
@@ -30,18 +30,15 @@ _ALIVE: list[Weights] = []
 
 
 def network(scheme: str, hidden: int = 64, width: int = 384, bias: float = 0.0) -> ov.Model:
-    """x + down(swish(gate(x)) * up(x)) of x [tokens, hidden]; the weights' mean is `bias` of their deviation."""
+    """With weights of a scheme, whose mean is `bias` of their deviation."""
     store = Weights(cast(Any, SimpleNamespace()))
     _ALIVE.append(store)
-    random = np.random.default_rng(3)
 
-    def product(x: ov.Node, out: int, inner: int) -> ov.Node:
-        values = (random.standard_normal((out, inner)) + bias).astype(np.float32) / inner**0.5
-        return ops.matmul(x, store.compressed(values, scheme), False, True)
+    def matrix(out: int, inner: int, seed: int) -> ov.Node:
+        values = np.random.default_rng(seed).standard_normal((out, inner)) + bias
+        return store.compressed(values.astype(np.float32) / inner**0.5, scheme)
 
-    x = ops.parameter(ov.PartialShape([-1, hidden]), ov.Type.f32)
-    inner = ops.multiply(ops.swish(product(x, width, hidden)), product(x, width, hidden))
-    return ov.Model([ops.result(ops.add(x, product(inner, hidden, width)))], [x], "network")
+    return networks.network(width, hidden, matrix)
 
 
 def tokens_of(count: int, hidden: int) -> np.ndarray:
