@@ -37,6 +37,9 @@ Integer products are what processors with VNNI are fast at: at the 2B shape on A
 times, decoding eight at once 3.2 times and prefill 1.9 times as fast as with bfloat16 activations; groups of 32 reach
 1.3, 2.6 and 1.5. It costs little: on the demo checkpoint the mean error of the logits, in their standard deviations, goes
 from 0.011 to 0.015 (groups of 32: 0.013) for int8 weights and stays at 0.076 for int4 ones; bfloat16 weights have 0.005.
+
+Without VNNI, OpenVINO leaves activations as they are, whatever is asked for, and widens the weights to float32: integer
+products overflow there, and would not be faster (docs/decisions/0018).
 """
 
 
