@@ -72,14 +72,14 @@ class Work:
         return cls((body * bits + head * head_bits) / 8, body, head, kv)
 
     def decode_limit(self, sequences: int, given: Calibration) -> float:
-        """Tokens/s at which the machine's memory or its bf16 matrix rate, as just measured, would be used up."""
+        """Tokens/s at which the machine's memory or its matrix rate, as just measured, would be used up."""
         read = self.weight_bytes + sequences * CONTEXT * self.kv_bytes_per_token
-        compute = given.bf16_flops / (2 * (self.body_parameters + self.head_parameters))
+        compute = given.flops / (2 * (self.body_parameters + self.head_parameters))
         return min(sequences * given.read_bytes_per_s / read, compute)
 
     def prefill_limit(self, given: Calibration) -> float:
-        """Prompt tokens/s at which the bf16 matrix rate, as just measured, would be used up."""
-        return given.bf16_flops / (2 * self.body_parameters)
+        """Prompt tokens/s at which the matrix rate, as just measured, would be used up."""
+        return given.flops / (2 * self.body_parameters)
 
 
 @dataclass(frozen=True)
@@ -259,17 +259,29 @@ class ServingEngine:
 
 
 class TransformersModel:
-    """transformers in bfloat16, eager: a batch of equal prompts, its own KV cache, no scheduler and no sampler."""
+    """transformers, eager: a batch of equal prompts, its own KV cache, no scheduler and no sampler.
 
-    def __init__(self, checkpoint: Path) -> None:
+    Args:
+        checkpoint: its directory.
+        dtype: of weights and arithmetic, as torch names it.
+
+    Attributes:
+        dtype: the same.
+        value_bytes: what a weight, key or value takes.
+    """
+
+    def __init__(self, checkpoint: Path, dtype: str) -> None:
         import torch
         from transformers import Qwen3VLForConditionalGeneration
 
         self._torch = torch
-        self._model = Qwen3VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
+        self._model = Qwen3VLForConditionalGeneration.from_pretrained(
+            checkpoint, dtype=getattr(torch, dtype)
+        ).eval()
         for parameter in self._model.parameters():
             # Weights mapped from a file can be dropped from memory while another case runs, and be read again.
             parameter.data = parameter.data.clone()
+        self.dtype, self.value_bytes = dtype, getattr(torch, dtype).itemsize
         self._vocab_size = self._model.config.text_config.vocab_size
         self._random = np.random.default_rng(0)
 

@@ -26,6 +26,7 @@ from loadtests.benchmarks.onnx_peer import OnnxPeer
 from loadtests.benchmarks.peers import qwen3
 from loadtests.benchmarks.peers.process import KINDS, Peer, command
 from loadtests.benchmarks.rounds import CaseFailed, Rounds, run
+from loadtests.benchmarks.tutorial_server import DTYPES
 
 BASE: Final = "transformers"
 PEER: Final = "onnxruntime-int4"
@@ -40,8 +41,10 @@ DEFINITIONS: Final = {
     "all first tokens are there; transformers takes one prompt after the other",
     "ratio_to_transformers": "median over the rounds of ours / transformers' in the same round",
     "roofline_share": "median of tokens/s / the limit calibrated around that sample: weights and keys read at the measured "
-    "bandwidth, or 2 operations per weight and token at the measured bf16 matrix rate, whichever is less (integer "
-    "products can pass the latter)",
+    "bandwidth, or 2 operations per weight and token at the better of the measured bf16 and f32 matrix rates, whichever is "
+    "less (integer products can pass the latter)",
+    "transformers_dtype": "of transformers' weights and arithmetic: bfloat16, or float32 where the processor multiplies that "
+    "faster (without AVX-512), unless --transformers says so",
     "overhead_us": "microseconds of a decode step outside the model's forward: scheduler, packing, sampler, delivery",
     PEER: "the same shape in ONNX Runtime, MatMulNBits with groups of 128 and int8 activations, GroupQueryAttention, int4 "
     "head; bare forwards and argmax, rows instead of an embedding",
@@ -118,6 +121,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "interpreter needs: docs/load-testing.md, Peers. Only bf16 peers need more than 16 GiB of memory",
     )  # fmt: skip
     parser.add_argument(
+        "--transformers", choices=DTYPES, help="its dtype; the one with the better matrix rate by default"
+    )
+    parser.add_argument(
         "--no-transformers", action="store_true", help="leave transformers out, for memory; needs --peer"
     )
     parser.add_argument("--rounds", type=int, default=5)
@@ -181,6 +187,9 @@ def _figures(cases: Mapping[str, Case], options: argparse.Namespace) -> dict[str
     print(f"{machine.describe().cpu}, {machine.describe().cores} cores; {options.rounds} rounds")
     print(f"{'':<14}{'case':<18}{'median':>9}{'min':>9}{'max':>9}{'ratio':>8}{'roofline':>10}")
     figures: dict[str, Any] = {}
+    for case in cases.values():
+        if isinstance(case.decoder, TransformersModel):
+            figures["transformers_dtype"] = case.decoder.dtype
     for count in options.sequences:
         made = _measure(cases, options.rounds, partial(_decode, sequences=count, steps=options.steps))
         figures[f"decode_{count}"] = _report(f"decode_{count}", made, cases, count)
@@ -201,7 +210,12 @@ def _cases(options: argparse.Namespace) -> dict[str, Case]:
     directory = shapes.checkpoint(options.shape, options.seed)
     checkpoint = Checkpoint.read(directory)
     work = partial(Work.of, checkpoint.text, checkpoint.architecture.text_intermediate_size)
-    cases = {} if options.no_transformers else {BASE: Case(TransformersModel(directory), work(16, 16, 2))}
+    cases = {}
+    if not options.no_transformers:
+        model = TransformersModel(directory, options.transformers or _faster_dtype())
+        print(f"transformers in {model.dtype}")
+        bits = 8 * model.value_bytes
+        cases[BASE] = Case(model, work(bits, bits, model.value_bytes))
     for name, python in options.peer:
         kind = KINDS[name]
         plain = qwen3.write(directory, directory.with_name(f"{directory.name}-qwen3"))
@@ -218,6 +232,11 @@ def _cases(options: argparse.Namespace) -> dict[str, Case]:
         case.decoder.decode(max(options.sequences), 2)
         case.decoder.prefill((64,))
     return cases
+
+
+def _faster_dtype() -> str:
+    given = machine.calibrate()
+    return "bfloat16" if given.bf16_flops > given.f32_flops else "float32"
 
 
 def _measure(cases: Mapping[str, Case], rounds: int, once: Callable[[Decoder], float]) -> Rounds:

@@ -60,7 +60,7 @@ def test_a_run_prints_and_saves_consistent_figures(
     printed = last_line(capsys)
     assert json.loads((tmp_path / "results" / "language-model-tiny.json").read_text()) == printed
     assert set(printed["figures"]) == {
-        "decode_1", "decode_3", "prefill_512", "prefill_mix", "overhead_us", "calibration",
+        "decode_1", "decode_3", "prefill_512", "prefill_mix", "overhead_us", "calibration", "transformers_dtype",
     }  # fmt: skip
     for metric in ("decode_1", "decode_3", "prefill_512", "prefill_mix"):
         ours, theirs = printed["figures"][metric]["int8"], printed["figures"][metric]["transformers"]
@@ -193,6 +193,24 @@ def test_the_roofline_is_the_lower_of_memory_and_arithmetic() -> None:
     slow_products = Calibration(read_bytes_per_s=1e12, bf16_flops=1000, f32_flops=1)
     assert work.decode_limit(2, slow_products) == 1000 / (2 * (body + 4 * 97))
     assert work.prefill_limit(slow_products) == 1000 / (2 * body)
+    without_bfloat16 = Calibration(read_bytes_per_s=1e12, bf16_flops=1, f32_flops=1000)
+    assert work.prefill_limit(without_bfloat16) == 1000 / (2 * body)
+
+
+@pytest.mark.parametrize(("f32_flops", "dtype"), [(9.0, "bfloat16"), (11.0, "float32")])
+def test_transformers_computes_in_what_the_processor_multiplies_faster(
+    f32_flops: float, dtype: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(language_model.machine, "calibrate", lambda: Calibration(1.0, 10.0, f32_flops))
+    assert bench.main(TINY) == 0
+    figures = last_line(capsys)["figures"]
+    assert figures["transformers_dtype"] == dtype
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_transformers_computes_in_what_it_is_told_to(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main([*TINY, "--transformers", dtype]) == 0
+    assert last_line(capsys)["figures"]["transformers_dtype"] == dtype
 
 
 def test_a_random_checkpoint_is_the_same_again_and_has_the_shape(tmp_path: Path) -> None:
