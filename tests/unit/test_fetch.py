@@ -159,8 +159,9 @@ def test_the_digests_of_a_fetch_spare_reading_the_weights_again(
 
 
 def test_a_killed_fetch_is_continued_where_it_was(
-    hub: HubServer, tmp_path: Path, fetch: Run, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, repository: Path, tmp_path: Path, fetch: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    first = "model-00001-of-00002.safetensors"
     hub.stop_at[SHARD] = 11 << 20
     killed = subprocess.Popen(
         [sys.executable, "-m", "build_engine", "fetch", "hf://org/demo", str(tmp_path)],
@@ -169,6 +170,8 @@ def test_a_killed_fetch_is_continued_where_it_was(
     try:
         assert hub.stalled.wait(60)
         _until(lambda: _part_size(tmp_path, SHARD))
+        # Files come several at once: nothing says that this one was there first.
+        _until(lambda: _part_size(tmp_path, first) == (repository / first).stat().st_size)
         assert not (tmp_path / "config.json").exists(), "a part looks like a checkpoint"
     finally:
         killed.send_signal(signal.SIGKILL)
@@ -180,7 +183,6 @@ def test_a_killed_fetch_is_continued_where_it_was(
     assert code == FINE, printed
     assert f"process {killed.pid}" in printed, "it does not say whom it waited for"
     assert (SHARD, f"bytes={had}-") in hub.downloads()
-    first = "model-00001-of-00002.safetensors"
     assert first not in [name for name, given in hub.downloads() if given is None], (
         "a finished file came again"
     )
