@@ -43,8 +43,8 @@ DEFINITIONS: Final = {
     "roofline_share": "median of tokens/s / the limit calibrated around that sample: weights and keys read at the measured "
     "bandwidth, or 2 operations per weight and token at the better of the measured bf16 and f32 matrix rates, whichever is "
     "less (integer products can pass the latter)",
-    "transformers_dtype": "of transformers' weights and arithmetic: bfloat16, or float32 where the processor multiplies that "
-    "faster (without AVX-512), unless --transformers says so",
+    "transformers_dtype": "of transformers' weights and arithmetic: bfloat16, or float32 where the processor multiplies "
+    "matrices of that faster (without AVX-512), unless --transformers says so",
     "overhead_us": "microseconds of a decode step outside the model's forward: scheduler, packing, sampler, delivery",
     PEER: "the same shape in ONNX Runtime, MatMulNBits with groups of 128 and int8 activations, GroupQueryAttention, int4 "
     "head; bare forwards and argmax, rows instead of an embedding",

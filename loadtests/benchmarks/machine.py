@@ -107,6 +107,8 @@ def _matrix_rate(kind: str, seconds: float = 0.1) -> float:
     import torch
 
     a = torch.ones(_MATRIX, _MATRIX, dtype=getattr(torch, kind))
+    # Starts threads and library; a whole product takes seconds on some processors.
+    torch.mm(a[:64, :64], a[:64, :64])
     best, end = float("inf"), time.perf_counter() + seconds
     while (start := time.perf_counter()) < end:
         torch.mm(a, a)
