@@ -56,10 +56,19 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    (tmp_path / "tmp").mkdir()
     kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
-    # Of its own, so that nothing of MPI's is left in /tmp; short, for sockets are made in it.
-    return {**kept, "TMPDIR": str(tmp_path / "tmp"), secret.VARIABLE: SECRET}
+    return {**kept, "TMPDIR": temporary(tmp_path, "leader"), secret.VARIABLE: SECRET}
+
+
+def temporary(tmp_path: Path, host: str) -> str:
+    """A machine's directory for temporary files; short, for sockets are made in it.
+
+    MPI's daemons write the machine's topology into a file there that is named by host and job, and map it. Machines never
+    share it; two daemons that do read each other's pointers, and one in thirty dies of them.
+    """
+    directory = tmp_path / host
+    directory.mkdir(exist_ok=True)
+    return str(directory)
 
 
 @pytest.fixture
@@ -73,7 +82,7 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[...,
             with log.open("wb") as file:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "ensemble", "node", "--listen", f"{host}:{port}"],
-                    env=environment | changes, stderr=file, cwd=tmp_path,
+                    env=environment | {"TMPDIR": temporary(tmp_path, host)} | changes, stderr=file, cwd=tmp_path,
                 )  # fmt: skip
             stack.callback(process.wait)
             stack.callback(process.kill)
@@ -261,14 +270,13 @@ def test_a_stranger_gets_nothing_and_does_no_harm(
 
 def test_the_leaders_files_lie_at_the_leaders_path_while_the_daemon_runs(
     tmp_path: Path,
-    environment: dict[str, str],
     start: Callable[..., Waiting],
     orted: Callable[[str], dict[str, str]],
 ) -> None:
     models = tmp_path / "models"
     (models / "tensorrt_llm" / "1").mkdir(parents=True)
     (models / "tensorrt_llm" / "config.pbtxt").write_text("name: 'tensorrt_llm'")
-    there = Path(environment["TMPDIR"]) / "qwen3vl-serve-41-abc" / "models"
+    there = Path(temporary(tmp_path, NODES[0])) / "qwen3vl-serve-41-abc" / "models"
     node = start(
         **orted(f"pwd; cat {there}/tensorrt_llm/config.pbtxt; ls -d {there}/*/1; echo warning >&2; exit 3")
     )
