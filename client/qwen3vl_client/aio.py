@@ -288,7 +288,5 @@ class AsyncChatStream:
     async def _hang_up(self) -> None:
         line, self._line = self._line, None
         if line is not None:
-            ending = line.leave()
-            # Until it has ended the line stays known, so that `close` waits for it even if this task is cancelled.
-            ending.add_done_callback(lambda _: self._connection.lines.discard(line))
-            await line.close()
+            # Until it has ended the line stays known, so that `AsyncClient.close` waits for it even if this task is cancelled.
+            await line.part(lambda: self._connection.lines.discard(line))

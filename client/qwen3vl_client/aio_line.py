@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import grpc.aio
@@ -58,6 +59,12 @@ class AsyncLine:
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close(seconds))
         return self._closing
+
+    async def part(self, ended: Callable[[], object]) -> None:
+        """End the call, and call `ended` once it has ended. Waits as `close` does, unless the answer is whole."""
+        self.leave().add_done_callback(lambda _: ended())
+        if not self._over:
+            await self.close()
 
     async def close(self) -> None:
         """End the call: well if the server lets it end soon, else by cutting it. Goes on if this task is cancelled."""

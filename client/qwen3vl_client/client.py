@@ -281,5 +281,5 @@ class ChatStream:
     def _hang_up(self) -> None:
         line, self._line = self._line, None
         if line is not None:
-            line.close()
-            self._client._lines.discard(line)
+            # Until it has ended the line stays known, so that `Client.close` waits for it.
+            line.part(lambda: self._client._lines.discard(line))

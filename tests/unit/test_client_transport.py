@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -548,6 +549,70 @@ def test_server_that_does_not_hear_the_goodbye_is_cut_off(kind: Driver) -> None:
         assert (triton.cancelled, triton.completed) == ([], [])
 
 
+def test_an_answer_is_told_before_its_call_has_ended() -> None:
+    with held_open() as (triton, release), Client(triton.url) as client:
+        assert client.chat("Hi").text == "Hello"
+        assert client._lines, "the call lives on"
+        release.set()
+        assert triton.wait_completed()  # while the client is still open
+
+
+def test_an_async_answer_is_told_before_its_call_has_ended() -> None:
+    async def main(triton: FakeTriton, release: threading.Event) -> None:
+        async with AsyncClient(triton.url) as client:
+            assert (await client.chat("Hi")).text == "Hello"
+            assert client._connected().lines, "the call lives on"
+            release.set()
+            assert await asyncio.to_thread(triton.wait_completed)
+
+    with held_open() as (triton, release):
+        asyncio.run(main(triton, release))
+
+
+@both
+def test_closing_waits_for_a_call_whose_answer_was_told(kind: Driver) -> None:
+    with held_open() as (triton, release):
+        threading.Timer(0.3, release.set).start()
+        assert kind(triton.url).chat().text == "Hello"
+        assert triton.wait_completed()
+        assert not triton.cut
+
+
+def test_a_call_that_does_not_end_after_its_answer_is_cut_off() -> None:
+    with held_open() as (triton, _), Client(triton.url) as client:
+        client.chat("Hi")
+        assert triton.wait_cut()  # while the client is still open
+        until(lambda: not client._lines and not client._watchdog._watches)
+
+
+def test_an_async_call_that_does_not_end_after_its_answer_is_cut_off() -> None:
+    async def main(triton: FakeTriton) -> None:
+        async with AsyncClient(triton.url) as client:
+            await client.chat("Hi")
+            assert await asyncio.to_thread(triton.wait_cut)
+
+    with held_open() as (triton, _):
+        asyncio.run(main(triton))
+
+
+@contextmanager
+def held_open() -> Iterator[tuple[FakeTriton, threading.Event]]:
+    """A server that says its last word and does not end the call before the event is set."""
+    release = threading.Event()
+    with FakeTriton([*ANSWER, Call(lambda: release.wait(20))]) as triton:
+        try:
+            yield triton, release
+        finally:
+            release.set()
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not come true"
+        time.sleep(0.01)
+
+
 @both
 def test_a_piece_of_another_answer_is_never_shown(kind: Driver) -> None:
     foreign = respond(Piece("somebody else's"), "another")
@@ -621,7 +686,8 @@ def test_many_calls_leave_no_thread_and_no_file_behind() -> None:
         files, threads = held()
         for _ in range(100):
             client.chat("Hi")
-        assert not client._watchdog._watches
+        assert triton.wait_completed(101)
+        until(lambda: not client._watchdog._watches and not client._lines)
         assert held()[0] <= files + 2
         assert held()[1] <= threads + 1
 
