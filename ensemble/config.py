@@ -98,6 +98,8 @@ class DeploymentConfig:
             which engines gave them.
         max_inflight: requests admitted by the entry model at once; further ones are refused as Overloaded.
         preprocessing_instances: processes that decode and resize pictures.
+        preprocessing_threads: of each of them, for the pictures of one request; 0: as many as there are processors, at most 4.
+            Pictures decoded at once have no more than media.max_image_pixels together, so memory does not grow with threads.
         vision_max_batch: requests whose pictures the encoder takes in one call.
         vision_batch_window_us: how long the encoder waits for company, in microseconds.
         vision_cache_bytes: budget of the embedding cache, 0 turns it off.
@@ -128,6 +130,7 @@ class DeploymentConfig:
     engine_hash: str = ""
     max_inflight: int = 64
     preprocessing_instances: int = 1
+    preprocessing_threads: int = 0
     vision_max_batch: int = 8
     vision_batch_window_us: int = 0
     vision_cache_bytes: int = 256 << 20

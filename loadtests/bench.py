@@ -12,6 +12,7 @@ from typing import Final
 BENCHMARKS: Final = {
     "language-model": "decode and prefill tokens/s beside transformers; --scale: cost of a request from 10 to 2,000",
     "preprocessing": "encoded picture -> patches beside Hugging Face's processors",
+    "several-pictures": "the pictures of one request side by side and one after the other",
     "vision-encoder": "patches/s, packed and one by one; cost of a cache hit",
     "retrieval": "articles for a question: hit@1 of the labelled set, ms a query at 88 and 10,000 articles",
     "serving": "client to last byte beside a one-at-a-time server",

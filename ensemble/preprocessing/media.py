@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from ensemble.preprocessing.images import decode_image, open_image
 from ensemble.preprocessing.messages import IMAGE, VIDEO
 from ensemble.preprocessing.video import Video, open_video
 from ensemble.preprocessing.video_processor import VideoProcessor
+
+_FRAMES_HELD: Final = 16
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ class ImageItem:
     patches: int
     kind: str = IMAGE
     timestamps: tuple[float, ...] = ()
+
+    @property
+    def pixels_held(self) -> int:
+        """Pixels that are decoded at once."""
+        return self.image.width * self.image.height
 
     def decode(self) -> Pixels:
         """Decode and resize, once: the memory of the decoded picture is given back as early as possible."""
@@ -84,6 +92,11 @@ class VideoItem:
     patches: int
     timestamps: tuple[float, ...]
     kind: str = VIDEO
+
+    @property
+    def pixels_held(self) -> int:
+        """Pixels that are decoded at once: about as many frames as FFmpeg's threads have at hand."""
+        return _FRAMES_HELD * self.video.width * self.video.height
 
     def decode(self) -> Pixels:
         """Decode and resize, once, one temporal group after the other."""

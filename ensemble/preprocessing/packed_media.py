@@ -9,10 +9,12 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.preprocessing.crew import Crew
 from ensemble.preprocessing.media import Item, Pixels
 from ensemble.preprocessing.patches import PatchLayout
 
@@ -34,22 +36,26 @@ class MediaPacker:
 
     Args:
         hash_key: at most 64 bytes; keys the digests, so that no one can prepare two pictures of one digest.
+        crew: decodes the items of a request; costs are pixels that are held decoded.
     """
 
     layout: PatchLayout
     hash_key: bytes
+    crew: Crew
 
     def pack(self, items: Sequence[Item]) -> PackedMedia:
-        """Decode, resize and pack items, one after the other; InvalidImage or InvalidVideo for a broken one."""
-        patches = np.empty((sum(item.patches for item in items), self.layout.values), dtype=np.uint8)
+        """Decode, resize and pack items; InvalidImage or InvalidVideo for the first broken one."""
+        stops = list(accumulate(item.patches for item in items))
+        patches = np.empty((stops[-1] if stops else 0, self.layout.values), dtype=np.uint8)
         grids = np.empty((len(items), 3), dtype=np.int32)
         digests = np.empty((len(items), _DIGEST_WORDS), dtype=np.uint64)
-        start = 0
-        for at, item in enumerate(items):
-            pixels = item.decode()
+
+        def pack_one(at: int) -> None:
+            pixels = items[at].decode()
             grids[at] = self.layout.grid(pixels.frames, pixels.height, pixels.width)
-            digests[at] = self._write(pixels, patches[start : start + item.patches])
-            start += item.patches
+            digests[at] = self._write(pixels, patches[stops[at] - items[at].patches : stops[at]])
+
+        self.crew.each(range(len(items)), lambda at: items[at].pixels_held, pack_one)
         return PackedMedia(patches, grids, digests)
 
     def _write(self, pixels: Pixels, out: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -22,6 +22,7 @@ from ensemble.config import MediaLimits
 from ensemble.contract import CONTRACT, PREPROCESSING, TENSORRT_LLM, Model
 from ensemble.errors import InvalidOption, PromptTooLong
 from ensemble.options import DEFAULT_MAX_TOKENS, Options
+from ensemble.preprocessing.crew import Crew
 from ensemble.preprocessing.image_processor import ImageProcessor
 from ensemble.preprocessing.media import Item, MediaOpener
 from ensemble.preprocessing.messages import IMAGE, check_media_counts, parse_messages
@@ -73,10 +74,15 @@ class Preprocessor:
     """
 
     def __init__(
-        self, manifest: Manifest, engines_dir: Path, media_limits: MediaLimits, hash_key: bytes
+        self,
+        manifest: Manifest,
+        engines_dir: Path,
+        media_limits: MediaLimits,
+        hash_key: bytes,
+        threads: int = 0,
     ) -> None:
         """`hash_key` (at most 64 bytes) keys the digests of media, so that no one can prepare two
-        pictures of one digest.
+        pictures of one digest. `threads`: see `DeploymentConfig.preprocessing_threads`.
         """
         checkpoint = engines_dir / "checkpoint"
         self._manifest, self._limits = manifest, media_limits
@@ -84,7 +90,9 @@ class Preprocessor:
         self._writer = PromptWriter(checkpoint, manifest.tokens)
         vision = manifest.vision
         self._layout = PatchLayout(vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
-        self._packer = MediaPacker(self._layout, hash_key)
+        # All the pictures decoded at once are then no larger than the one largest picture that a request may bring.
+        crew = Crew(threads, budget=media_limits.max_image_pixels)
+        self._packer = MediaPacker(self._layout, hash_key, crew)
         self._images = ImageProcessor.from_file(checkpoint / "preprocessor_config.json")
         video_config = checkpoint / "video_preprocessor_config.json"
         self._videos = VideoProcessor.from_file(video_config) if video_config.is_file() else None

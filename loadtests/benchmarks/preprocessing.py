@@ -12,7 +12,7 @@ import io
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ensemble.config import MediaLimits
+from ensemble.preprocessing.crew import Crew
 from ensemble.preprocessing.image_processor import ImageProcessor
 from ensemble.preprocessing.media import MediaOpener
 from ensemble.preprocessing.messages import IMAGE
@@ -32,6 +33,7 @@ from loadtests.benchmarks import results, rounds
 LAYOUT: Final = PatchLayout(patch_size=16, temporal_patch_size=2, merge_size=2)
 MIN_PIXELS, MAX_PIXELS = 65536, 16777216
 """Of the public Qwen3-VL checkpoints."""
+_ALONE: Final = Crew(1, MediaLimits().max_image_pixels)
 PICTURES: Final = ("640x480", "1024x1024", "4000x3000")
 DEFINITIONS: Final = {
     "ours": "ms from the bytes of a file to uint8 patches, their grid and keyed digest: all that a picture costs",
@@ -67,8 +69,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--forms", nargs="+", default=("JPEG", "PNG"), choices=("JPEG", "PNG"))
     parser.add_argument("--save", action="store_true", help="write loadtests/results/preprocessing.json")
     given = parser.parse_args(arguments)
-    _use_one_thread()
-    theirs = _their_processors()
+    use_one_thread()
+    theirs = their_processors()
     figures = {}
     for size in given.pictures:
         for form in given.forms:
@@ -101,10 +103,15 @@ def make_case(size: str, form: str, seed: int) -> Case:
 
 def ours(case: Case) -> npt.NDArray[np.uint8]:
     """Patches [N,1536] by the code that serves."""
+    return pack([case.data], _ALONE)
+
+
+def pack(files: Sequence[bytes], crew: Crew) -> npt.NDArray[np.uint8]:
+    """Patches [N,1536] of a request's pictures."""
     opener = MediaOpener(
         ImageProcessor(LAYOUT, MIN_PIXELS, MAX_PIXELS), videos=None, limits=MediaLimits(), enhanced=False
     )
-    return MediaPacker(LAYOUT, bytes(32)).pack(opener.open([IMAGE], [case.data], [])).patches
+    return MediaPacker(LAYOUT, bytes(32), crew).pack(opener.open([IMAGE] * len(files), files, [])).patches
 
 
 def measure(case: Case, theirs: dict[str, Callable[[bytes], Any]], count: int) -> dict[str, Any]:
@@ -118,7 +125,7 @@ def measure(case: Case, theirs: dict[str, Callable[[bytes], Any]], count: int) -
     }
     for run in timed.values():
         run()
-    measured = rounds.run({name: _milliseconds(run) for name, run in timed.items()}, count)
+    measured = rounds.run({name: milliseconds(run) for name, run in timed.items()}, count)
     return {
         "ms": measured.plain("ours"),
         "speedup_over_hf_pil": measured.ratio("hf_pil", "ours"),
@@ -151,7 +158,7 @@ def peak_extra(case: Case) -> float:
 
 
 def _report_peak(case: Case, sender: Any) -> None:
-    _use_one_thread()
+    use_one_thread()
     ours(make_case("64x64", case.name.split()[1], 0))  # decoder and tables are loaded
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
@@ -166,7 +173,8 @@ def _memory(name: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {name}; peak memory is measured on Linux only")
 
 
-def _their_processors() -> dict[str, Callable[[bytes], Any]]:
+def their_processors() -> dict[str, Callable[..., Any]]:
+    """Name to what makes pixel_values [N,1536] of one or several files."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     settings: dict[str, Any] = {
@@ -191,15 +199,15 @@ def _their_processors() -> dict[str, Callable[[bytes], Any]]:
     return found
 
 
-def _processor(processor: Any) -> Callable[[bytes], Any]:
-    def run(data: bytes) -> Any:
-        made = processor(images=[Image.open(io.BytesIO(data))], return_tensors="pt")
+def _processor(processor: Any) -> Callable[..., Any]:
+    def run(*files: bytes) -> Any:
+        made = processor(images=[Image.open(io.BytesIO(data)) for data in files], return_tensors="pt")
         return made["pixel_values"].numpy()
 
     return run
 
 
-def _use_one_thread() -> None:
+def use_one_thread() -> None:
     """Neither torch nor numpy may use more than one thread from here on; Pillow never does."""
     try:
         import torch
@@ -212,7 +220,9 @@ def _bind(run: Callable[[bytes], Any], data: bytes) -> Callable[[], Any]:
     return lambda: run(data)
 
 
-def _milliseconds(run: Callable[[], Any]) -> Callable[[], float]:
+def milliseconds(run: Callable[[], Any]) -> Callable[[], float]:
+    """Calls `run` and tells how long it took."""
+
     def timed() -> float:
         start = time.perf_counter()
         run()

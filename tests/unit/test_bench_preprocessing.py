@@ -12,11 +12,12 @@ from PIL import Image
 
 from ensemble.config import MediaLimits
 from ensemble.preprocessing import image_processor
+from ensemble.preprocessing.crew import Crew
 from ensemble.preprocessing.image_processor import ImageProcessor
 from ensemble.preprocessing.media import ImageItem, Item, MediaOpener
 from ensemble.preprocessing.messages import IMAGE
 from ensemble.preprocessing.packed_media import MediaPacker
-from loadtests.benchmarks import preprocessing
+from loadtests.benchmarks import preprocessing, several_pictures
 from loadtests.benchmarks.preprocessing import (
     LAYOUT,
     MAX_PIXELS,
@@ -40,10 +41,23 @@ def test_it_runs_and_its_last_line_is_json(capsys: pytest.CaptureFixture[str]) -
         assert set(preprocessing.DEFINITIONS) >= set(figures["ms"])
 
 
+def test_several_pictures_run_and_the_last_line_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert several_pictures.main(["--requests", "3x300x200", "--rounds", "2", "--threads", "2"]) == 0
+    (figures,) = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"].values()
+    assert set(figures["ms"]) | {"threads"} == set(several_pictures.DEFINITIONS)
+
+
+def test_several_pictures_are_not_timed_if_one_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = preprocessing.pack
+    monkeypatch.setattr(several_pictures, "pack", lambda files, crew: right(files[::-1], crew))
+    with pytest.raises(Unequal):
+        several_pictures.main(["--requests", "2x300x200", "--rounds", "1"])
+
+
 @pytest.mark.parametrize("size", ["300x200", "704x1024"])
 def test_equal_patches_pass_and_a_single_other_value_does_not(size: str) -> None:
     case = make_case(size, "JPEG", 3)
-    theirs = preprocessing._their_processors()["hf_pil"](case.data)
+    theirs = preprocessing.their_processors()["hf_pil"](case.data)
     patches = ours(case)
     check_equal(patches, theirs)
     patches[-1, 17] ^= 1
@@ -92,14 +106,16 @@ def test_the_digest_covers_every_strip_and_does_not_depend_on_their_size(
 def test_a_decoded_picture_is_given_back() -> None:
     """Pictures of a request are decoded one after the other; keeping them all would take 4 bytes for each of their pixels."""
     (item,) = _opened(np.zeros((224, 288, 3), np.uint8))
-    MediaPacker(LAYOUT, bytes(32)).pack([item])
+    MediaPacker(LAYOUT, bytes(32), Crew(2, 1 << 20)).pack([item])
     assert isinstance(item, ImageItem)
     with pytest.raises(ValueError, match="closed"):
         item.image.getpixel((0, 0))
 
 
 def _digest(pixels: NDArray[np.uint8]) -> list[int]:
-    words: list[int] = MediaPacker(LAYOUT, bytes(32)).pack(_opened(pixels)).digests[0].tolist()
+    words: list[int] = (
+        MediaPacker(LAYOUT, bytes(32), Crew(2, 1 << 20)).pack(_opened(pixels)).digests[0].tolist()
+    )
     return words
 
 

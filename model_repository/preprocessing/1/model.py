@@ -18,7 +18,9 @@ class TritonPythonModel:
         manifest = Manifest.read(config.engines)
         # One key for all instances, new with each server: nobody outside can tell a picture from its digest.
         key = os.environ.get("QWEN3VL_HASH_KEY") or secrets.token_hex(32)
-        self.preprocessor = Preprocessor(manifest, config.engines, config.media, bytes.fromhex(key))
+        self.preprocessor = Preprocessor(
+            manifest, config.engines, config.media, bytes.fromhex(key), config.preprocessing_threads
+        )
         self.model = contract(manifest.target, manifest.table_dtype)[PREPROCESSING]
         self.io = TritonIO(pb_utils, self.model)
 
