@@ -37,7 +37,7 @@ def preprocessor(
     if not link.exists():
         link.symlink_to(checkpoint.resolve(), target_is_directory=True)
     facts = manifest(checkpoint, limits, target)
-    return Preprocessor(facts, folder, media or MediaLimits(), b"a key of the tests")
+    return Preprocessor(facts, folder, media or MediaLimits(), b"a key of the tests, of 32 bytes.")
 
 
 def prepare(

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from build_engine.manifest import TOKENS_PER_BLOCK
 
@@ -33,15 +33,15 @@ def hash_block(
     extra_ids: npt.NDArray[np.uint64],
     cos_sin: npt.NDArray[np.float32],
 ) -> bytes:
-    """Hash of a full block, given that of the one before it: 128 bits.
+    """Hash of a full block, given that of the one before it: 256 bits.
 
     Equal hashes mean equal keys and values: they depend on all tokens so far, on the embeddings behind
     virtual ids (named by the extra ids), and on the rotary rows. The rows are hashed too because one picture
     content may stand on different grids: two black pictures of 2x8 and 4x4 patches have equal bytes.
     """
-    digest = blake2b(previous, digest_size=16)
+    digest = blake3(previous)
     for array in (token_ids, extra_ids, cos_sin):
-        digest.update(np.ascontiguousarray(array).data)
+        digest.update(array.tobytes())
     return digest.digest()
 
 

@@ -81,7 +81,7 @@ class Preprocessor:
         hash_key: bytes,
         threads: int = 0,
     ) -> None:
-        """`hash_key` (at most 64 bytes) keys the digests of media, so that no one can prepare two
+        """`hash_key` (32 bytes) keys the digests of media, so that no one can prepare two
         pictures of one digest. `threads`: see `DeploymentConfig.preprocessing_threads`.
         """
         checkpoint = engines_dir / "checkpoint"

@@ -35,7 +35,7 @@ def test_the_hash_depends_on_everything_that_the_keys_and_values_depend_on() -> 
         hash_block(ROOT, ids, extra_ids, rows + 1),
     }
     assert len(hashes) == 5
-    assert all(len(h) == 16 for h in hashes)
+    assert all(len(h) == 32 for h in hashes)
     assert hash_block(ROOT, ids.copy(), extra_ids, rows) in hashes
 
 

@@ -176,7 +176,9 @@ ASKED = [
 
 def with_threads(folder: Path, threads: int, media: MediaLimits | None = None) -> Preprocessor:
     preprocessor(folder)  # links the checkpoint
-    return Preprocessor(manifest(), folder, media or MediaLimits(), b"a key of the tests", threads)
+    return Preprocessor(
+        manifest(), folder, media or MediaLimits(), b"a key of the tests, of 32 bytes.", threads
+    )
 
 
 @pytest.mark.parametrize("pixels", [64_000_000, 350_000], ids=["all at once", "a budget of one picture"])

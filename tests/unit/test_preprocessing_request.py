@@ -96,7 +96,7 @@ def test_digest_depends_on_pixels_and_key(ours: Preprocessor, tmp_path: Path) ->
     (tmp_path / "checkpoint").symlink_to(
         (Path(__file__).parents[2] / "build_engine/demo/checkpoint").resolve()
     )
-    other_key = Preprocessor(manifest(), tmp_path, MediaLimits(), b"another key")
+    other_key = Preprocessor(manifest(), tmp_path, MediaLimits(), b"another key, which has 32 bytes.")
     first = prepare(ours, LOOK, [picture(1)]).media_digest
     np.testing.assert_array_equal(prepare(ours, LOOK, [picture(1, form="BMP")]).media_digest, first)
     assert (prepare(ours, LOOK, [picture(2)]).media_digest != first).all()
