@@ -686,10 +686,9 @@ def test_many_calls_leave_no_thread_and_no_file_behind() -> None:
         files, threads = held()
         for _ in range(100):
             client.chat("Hi")
-        assert triton.wait_completed(101)
+        # Calls end in the background, here and at the server, whose threads and files are among these.
         until(lambda: not client._watchdog._watches and not client._lines)
-        assert held()[0] <= files + 2
-        assert held()[1] <= threads + 1
+        until(lambda: held()[0] <= files + 2 and held()[1] <= threads + 1)
 
 
 @both
