@@ -31,13 +31,14 @@ def preprocessor(
     limits: Limits = LIMITS,
     checkpoint: Path = DEMO,
     target: str = "openvino",
+    threads: int = 0,
 ) -> Preprocessor:
     """A preprocessor whose engine directory is `folder`."""
     link = folder / "checkpoint"
     if not link.exists():
         link.symlink_to(checkpoint.resolve(), target_is_directory=True)
     facts = manifest(checkpoint, limits, target)
-    return Preprocessor(facts, folder, media or MediaLimits(), b"a key of the tests, of 32 bytes.")
+    return Preprocessor(facts, folder, media or MediaLimits(), b"a key of the tests, of 32 bytes.", threads)
 
 
 def prepare(

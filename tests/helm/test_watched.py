@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from tests.helm.monitoring import (
 )
 from tests.helm.prometheus import Prometheus, Sample, Target, scraping
 from tests.helm.promql import Selector, selectors
+from tests.waiting import until
 
 pytestmark = pytest.mark.server
 
@@ -104,13 +105,6 @@ def watched(demo_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         stack.send_signal(signal.SIGINT)
         code = stack.wait(60)
     assert code == 0, output.read_text()
-
-
-def until(condition: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def use(url: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from loadtests.gateway_soak.holdings import Held, Sample
 from loadtests.gateway_soak.verdict import WARM_S, growth, judge, series
 from tests.server.triton import alive
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 MB = 1_000_000
@@ -137,10 +137,3 @@ def test_a_stack_that_does_not_start_is_said(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "--engines: got" in done.stderr
-
-
-def until(condition: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)

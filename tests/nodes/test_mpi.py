@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ensemble.command import _spread
 from ensemble.nodes import launch, secret, wire
 from ensemble.nodes.wire import RefusedError, Request
 from ensemble.process import descendants
+from tests.waiting import until
 
 SECRET = "a secret of these tests"
 NODES = ("127.0.0.2", "127.0.0.3")
@@ -45,13 +45,6 @@ def free_port() -> int:
         port: int = probe.getsockname()[1]
         other.bind((NODES[1], port))
         return port
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not come true"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -86,7 +79,7 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[...,
                 )  # fmt: skip
             stack.callback(process.wait)
             stack.callback(process.kill)
-            until(lambda: b"waiting for the leader" in log.read_bytes() or process.poll() is not None)
+            until(lambda: b"waiting for the leader" in log.read_bytes() or process.poll() is not None, 10.0)
             return Waiting(host, port, process, log)
 
         yield begin
@@ -160,7 +153,7 @@ def test_a_killed_leader_ends_the_ranks_on_all_nodes(
         stderr=subprocess.DEVNULL,
     )
     try:
-        until(lambda: len([pid for pid in alive(marker) if pid != process.pid and _shell(pid)]) == 3)
+        until(lambda: len([pid for pid in alive(marker) if pid != process.pid and _shell(pid)]) == 3, 10.0)
     finally:
         ours = descendants(process.pid)
         process.kill()
@@ -170,7 +163,7 @@ def test_a_killed_leader_ends_the_ranks_on_all_nodes(
     for pid in ours:  # this machine's own rank: in a pod it ends with the container
         if pid in alive(marker):
             os.kill(pid, signal.SIGKILL)
-    until(lambda: not alive(marker))
+    until(lambda: not alive(marker), 10.0)
 
 
 def _shell(pid: int) -> bool:
@@ -203,7 +196,7 @@ def test_a_leader_waits_for_nodes_that_come_later(
         text=True,
     )
     with process:
-        until(lambda: "started" in first.log.read_text())
+        until(lambda: "started" in first.log.read_text(), 10.0)
         assert process.poll() is None
         start(NODES[1])
         output, _ = process.communicate(timeout=20)
@@ -310,7 +303,7 @@ def test_a_node_that_is_told_to_end_leaves_nothing(
     node = start(**orted(f"{stubborn} exec sleep 60"))
     with ask(node, Request(("orted",))) as connection:
         wire.receive_frame(connection)
-        until(lambda: len(alive(marker)) == 1)
+        until(lambda: len(alive(marker)) == 1, 10.0)
         node.process.terminate()
         node.process.wait(10)
     assert not alive(marker)

@@ -49,6 +49,7 @@ from tests.fake_triton import (
     Wire,
     respond,
 )
+from tests.waiting import until
 
 SLOW: Script = [Piece("a"), *[Pause(0.05), Piece("b")] * 200, Piece("", (), "stop", True)]
 SILENT: Script = [Pause(30)]
@@ -582,7 +583,7 @@ def test_a_call_that_does_not_end_after_its_answer_is_cut_off() -> None:
     with held_open() as (triton, _), Client(triton.url) as client:
         client.chat("Hi")
         assert triton.wait_cut()  # while the client is still open
-        until(lambda: not client._lines and not client._watchdog._watches)
+        until(lambda: not client._lines and not client._watchdog._watches, 20.0)
 
 
 def test_an_async_call_that_does_not_end_after_its_answer_is_cut_off() -> None:
@@ -604,13 +605,6 @@ def held_open() -> Iterator[tuple[FakeTriton, threading.Event]]:
             yield triton, release
         finally:
             release.set()
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not come true"
-        time.sleep(0.01)
 
 
 @both
@@ -687,8 +681,8 @@ def test_many_calls_leave_no_thread_and_no_file_behind() -> None:
         for _ in range(100):
             client.chat("Hi")
         # Calls end in the background, here and at the server, whose threads and files are among these.
-        until(lambda: not client._watchdog._watches and not client._lines)
-        until(lambda: held()[0] <= files + 2 and held()[1] <= threads + 1)
+        until(lambda: not client._watchdog._watches and not client._lines, 20.0)
+        until(lambda: held()[0] <= files + 2 and held()[1] <= threads + 1, 20.0)
 
 
 @both

@@ -19,8 +19,7 @@ from ensemble.config import MediaLimits
 from ensemble.errors import InvalidImage, InvalidVideo
 from ensemble.preprocessing import preprocessor as preprocessors
 from ensemble.preprocessing.crew import Crew
-from ensemble.preprocessing.preprocessor import Preprocessor
-from tests.demo_preprocessor import manifest, prepare, preprocessor
+from tests.demo_preprocessor import prepare, preprocessor
 from tests.reference import clip
 
 WAIT_S = 20.0
@@ -174,19 +173,12 @@ ASKED = [
 ]
 
 
-def with_threads(folder: Path, threads: int, media: MediaLimits | None = None) -> Preprocessor:
-    preprocessor(folder)  # links the checkpoint
-    return Preprocessor(
-        manifest(), folder, media or MediaLimits(), b"a key of the tests, of 32 bytes.", threads
-    )
-
-
 @pytest.mark.parametrize("pixels", [64_000_000, 350_000], ids=["all at once", "a budget of one picture"])
 def test_tensors_are_the_same_with_any_number_of_threads(tmp_path: Path, pixels: int) -> None:
     limits = dataclasses.replace(MediaLimits(), max_image_pixels=pixels)
-    expected = prepare(with_threads(tmp_path, 1, limits), ASKED, IMAGES, VIDEOS, seed=1).tensors()
+    expected = prepare(preprocessor(tmp_path, limits, threads=1), ASKED, IMAGES, VIDEOS, seed=1).tensors()
     for threads in (0, 2, 8):
-        made = with_threads(tmp_path, threads, limits)
+        made = preprocessor(tmp_path, limits, threads=threads)
         for _ in range(3):
             tensors = prepare(made, ASKED, IMAGES, VIDEOS, seed=1).tensors()
             for name, array in expected.items():
@@ -203,14 +195,14 @@ def test_pictures_of_a_request_are_decoded_at_once(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(preprocessors.MediaPacker, "_write", meet)
     asked = [{"role": "user", "content": [{"type": "image"}] * 2}]
-    prepare(with_threads(tmp_path, 2), asked, IMAGES[1:3])
+    prepare(preprocessor(tmp_path, threads=2), asked, IMAGES[1:3])
 
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_of_several_broken_items_the_first_is_told(tmp_path: Path, threads: int) -> None:
     images = list(IMAGES)
     images[4], images[5] = images[4][:-4000], images[5][:-4000]
-    made = with_threads(tmp_path, threads)
+    made = preprocessor(tmp_path, threads=threads)
     for _ in range(5):
         with pytest.raises(InvalidImage, match=r"images\[4\]"):
             prepare(made, ASKED, images, VIDEOS)
