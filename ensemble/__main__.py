@@ -118,7 +118,8 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="Triton's verbose log")
     parser.add_argument(
         "--trace-url", default="", metavar="URL",
-        help="OpenTelemetry collector (HTTP, usually port 4318) for spans of requests that bring a traceparent",
+        help="OpenTelemetry collector (HTTP, usually port 4318) for a span of each request that brings a traceparent: in the "
+        "headers of a gRPC call, in the body of an HTTP one",
     )  # fmt: skip
     parser.add_argument(
         "--nodes", metavar="HOST,...",

@@ -20,6 +20,7 @@ from typing import Final
 
 from ensemble.config import DeploymentConfig
 from ensemble.contract import LANGUAGE_MODEL
+from ensemble.options import TRACE_HEADERS
 from ensemble.preflight import Ports
 from ensemble.tensorrtllm import TensorRtLlmBackend
 
@@ -140,17 +141,10 @@ def _options(
 
 
 def _traced(url: str) -> list[str]:
-    """Spans of every request that came with a `traceparent`, below the caller's, and of no other."""
+    """The headers that `tracing` reads. Triton's own tracer stays off: it loses traces (docs/decisions/0020)."""
     if not url:
         return []
-    return [
-        "--trace-config=mode=opentelemetry",
-        "--trace-config=level=TIMESTAMPS",
-        # Requests that bring a sampled context are always traced; the others never.
-        "--trace-config=rate=0",
-        f"--trace-config=opentelemetry,url={url.rstrip('/')}/v1/traces",
-        "--trace-config=opentelemetry,resource=service.name=qwen3-vl",
-    ]
+    return [f"--grpc-header-forward-pattern=^({'|'.join(TRACE_HEADERS)})$"]
 
 
 def _closed() -> list[str]:

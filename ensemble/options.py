@@ -20,9 +20,14 @@ CANCEL = "cancel"
 _MIN_KEY_CHARACTERS = 16
 _MAX_STOP_STRINGS = 4
 _MAX_STOP_CHARACTERS = 256
+TRACE_HEADERS = ("traceparent", "tracestate")
+"""Headers of W3C Trace Context, which Triton hands on as parameters where traces are wanted."""
 # Parameters that Triton itself adds to a request; they are not options of ours.
 _FOREIGN_PREFIXES = ("triton_",)
-_FOREIGN = {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"}
+_FOREIGN = {
+    *("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"),
+    *TRACE_HEADERS,
+}
 
 
 @dataclass(frozen=True)

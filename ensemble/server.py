@@ -33,7 +33,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from ensemble import draining, loopback, repository
+from ensemble import draining, loopback, repository, tracing
 from ensemble.command import Settings, start_command
 from ensemble.config import DeploymentConfig
 from ensemble.gauges import DRAINING, IN_FLIGHT
@@ -109,6 +109,7 @@ def _environment(settings: Settings, run: Path) -> dict[str, str]:
     return {
         draining.VARIABLE: str(run / "drain"),
         loopback.VARIABLE: _grpc(settings),
+        tracing.VARIABLE: settings.trace_url,
         # Digests of pictures are keyed with it; see model_repository/preprocessing.
         "QWEN3VL_HASH_KEY": secrets.token_hex(32),
         # numpy does small work only; the engines have threads of their own, set by `threads`.

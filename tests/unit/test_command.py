@@ -123,3 +123,14 @@ def test_a_triton_without_the_backend_is_told_which_container(
         check_gpu(
             TensorRtLlmBackend.read(gpu()), TritonServer(BINARY, tmp_path / "backends", tmp_path / "lib")
         )
+
+
+def test_triton_hands_trace_headers_on_only_where_traces_are_wanted() -> None:
+    def words(url: str) -> list[str]:
+        settings = replace(SETTINGS, trace_url=url)
+        return start_command(BINARY, Path("/m"), Path("/b"), DeploymentConfig(), settings, "shm-7-")
+
+    assert "--grpc-header-forward-pattern=^(traceparent|tracestate)$" in words("http://collector:4318")
+    assert not [word for word in words("") if "forward" in word]
+    # Its own tracer loses traces; docs/decisions/0020.
+    assert not [word for word in words("http://collector:4318") if word.startswith("--trace-config")]

@@ -10,6 +10,7 @@ from ensemble.gauges import DRAINING, IN_FLIGHT, Gauges, outcome_numbers
 from ensemble.loopback import Loopback
 from ensemble.postprocessing.detokenizer import Vocabulary
 from ensemble.postprocessing.frontend import Frontend
+from ensemble.tracing import Tracing
 from ensemble.triton_io import EntryCall, TritonIO, load
 
 
@@ -23,13 +24,15 @@ class TritonPythonModel:
         self.models = contract(config.target(manifest.target), manifest.table_dtype)
         self.io = TritonIO(pb_utils, self.models[ENTRY])
         self.loopback = Loopback()
+        self.tracing = Tracing.to_collector()
         self.gauges = Gauges(pb_utils, self.numbers)
 
     def execute(self, requests):
         if is_draining():
             self.frontend.drain()
         for request in requests:
-            self.frontend.submit(EntryCall(self.io, self.loopback, self.models, request))
+            call = EntryCall(self.io, self.loopback, self.models, request)
+            self.frontend.submit(self.tracing.of(call, ENTRY))
 
     def numbers(self):
         draining = is_draining()
@@ -43,3 +46,4 @@ class TritonPythonModel:
         self.frontend.close()
         self.loopback.close()
         self.gauges.close()
+        self.tracing.close()
