@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from ensemble.contract import ENTRY
 from ensemble.errors import InvalidOption, ServingError
 from ensemble.options import CANCEL, TRACE_HEADERS
 from ensemble.postprocessing.call import Call, Failure, Tensors
@@ -49,7 +50,7 @@ class Tracing:
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{url.rstrip('/')}/v1/traces")))
         return cls(provider)
 
-    def of(self, call: Call, model: str) -> Call:
+    def of(self, call: Call) -> Call:
         """The call, with a span around it if its caller is traced. The span ends with the call."""
         if self._provider is None:
             return call
@@ -59,14 +60,14 @@ class Tracing:
             return call
         if CANCEL in parameters:
             return call
-        return self._begun(call, model, parameters)
+        return self._begun(call, parameters)
 
     def close(self) -> None:
         """Send what is waiting."""
         if self._provider is not None:
             self._provider.shutdown()
 
-    def _begun(self, call: Call, model: str, parameters: Mapping[str, Any]) -> Call:
+    def _begun(self, call: Call, parameters: Mapping[str, Any]) -> Call:
         from opentelemetry import trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -74,9 +75,9 @@ class Tracing:
         context = TraceContextTextMapPropagator().extract(headers)
         if not trace.get_current_span(context).get_span_context().trace_flags.sampled:
             return call
-        attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": model}
+        attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": ENTRY}
         span = self._provider.get_tracer(SERVICE).start_span(
-            f"chat {model}", context, trace.SpanKind.SERVER, attributes
+            f"chat {ENTRY}", context, trace.SpanKind.SERVER, attributes
         )
         return _Traced(call, span)
 

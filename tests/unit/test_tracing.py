@@ -83,7 +83,7 @@ def spans(exporter: InMemorySpanExporter) -> list[Any]:
 
 def test_a_span_tells_an_answer_in_numbers(tracing: Tracing, exporter: InMemorySpanExporter) -> None:
     call = MemoryCall(**TRACED)
-    traced = tracing.of(call, "qwen3_vl")
+    traced = tracing.of(call)
     traced.send(PIECE, final=False)
     traced.send(PIECE, final=False)
     assert not spans(exporter), "the answer goes on"
@@ -113,7 +113,7 @@ def test_a_span_tells_an_answer_in_numbers(tracing: Tracing, exporter: InMemoryS
 
 def test_the_rest_of_a_call_goes_through(tracing: Tracing) -> None:
     call = MemoryCall(**TRACED, max_tokens=3)
-    traced: Call = tracing.of(call, "qwen3_vl")
+    traced: Call = tracing.of(call)
     assert traced is not call
     assert (traced.request_id, traced.parameters) == (call.request_id, call.parameters)
     assert list(traced.generate("inner", {})) == [Failure("inner")]
@@ -137,7 +137,7 @@ def test_an_error_is_told_by_its_class(
     tracing: Tracing, exporter: InMemorySpanExporter, error: ServingError, status: StatusCode
 ) -> None:
     call = MemoryCall(**TRACED)
-    tracing.of(call, "qwen3_vl").fail(error)
+    tracing.of(call).fail(error)
     (span,) = spans(exporter)
     assert call.done == [error]
     assert span.attributes["error.type"] == type(error).__name__
@@ -150,7 +150,7 @@ def test_an_answer_that_cannot_be_sent_ends_with_its_failure(
 ) -> None:
     call = MemoryCall(**TRACED)
     call.broken = True
-    traced = tracing.of(call, "qwen3_vl")
+    traced = tracing.of(call)
     with pytest.raises(RuntimeError):
         traced.send(LAST, final=True)
     traced.fail(EngineFailure("not sent"))
@@ -177,7 +177,7 @@ def test_other_requests_have_none(
 ) -> None:
     call = MemoryCall(**parameters)
     with TracerProvider().get_tracer("").start_as_current_span("of this thread"):
-        assert tracing.of(call, "qwen3_vl") is call
+        assert tracing.of(call) is call
     assert not spans(exporter)
 
 
@@ -185,13 +185,13 @@ def test_without_a_collector_nothing_is_wrapped(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("QWEN3VL_TRACE_URL", raising=False)
     call = MemoryCall(**TRACED)
     for tracing in (Tracing(), Tracing.to_collector(), Tracing.to_collector("")):
-        assert tracing.of(call, "qwen3_vl") is call
+        assert tracing.of(call) is call
         tracing.close()
 
 
 def test_calls_at_once_do_not_mix(tracing: Tracing, exporter: InMemorySpanExporter) -> None:
     def answer(number: int) -> None:
-        traced = tracing.of(MemoryCall(traceparent=f"00-{number:032x}-{number:016x}-01"), "qwen3_vl")
+        traced = tracing.of(MemoryCall(traceparent=f"00-{number:032x}-{number:016x}-01"))
         traced.send(LAST | {"prompt_tokens": np.array([number], np.int32)}, final=True)
 
     threads = [threading.Thread(target=answer, args=(number,)) for number in range(1, 33)]

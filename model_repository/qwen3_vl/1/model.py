@@ -31,19 +31,15 @@ class TritonPythonModel:
         if is_draining():
             self.frontend.drain()
         for request in requests:
-            call = EntryCall(self.io, self.loopback, self.models, request)
-            self.frontend.submit(self.tracing.of(call, ENTRY))
+            self.frontend.submit(self.tracing.of(EntryCall(self.io, self.loopback, self.models, request)))
 
     def numbers(self):
-        draining = is_draining()
-        if draining:
+        if draining := is_draining():
             self.frontend.drain()
         # In this order: whoever sees DRAINING = 1 sees a number of requests that can only fall.
         now = {IN_FLIGHT: self.frontend.inflight, DRAINING: float(draining)}
         return now | outcome_numbers(self.frontend.outcomes)
 
     def finalize(self):
-        self.frontend.close()
-        self.loopback.close()
-        self.gauges.close()
-        self.tracing.close()
+        for part in (self.frontend, self.loopback, self.gauges, self.tracing):
+            part.close()
