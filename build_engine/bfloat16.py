@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
+from openvino._offline_transformations import compress_model_transformation
 
 _FUSED: Final = ("Multiply", "Add", "Gelu", "Swish")
 
@@ -29,6 +31,31 @@ def multiply_in_bfloat16(model: ov.Model) -> int:
         changed += 1
     model.validate_nodes_and_infer_types()
     return changed
+
+
+def keep_bfloat16(model: ov.Model) -> int:
+    """Let OpenVINO keep weights that are stored as bfloat16 where it multiplies in float32; returns how many products do.
+
+    It then widens them as it multiplies, which the numbers do not show, instead of keeping them twice in float32. It does so
+    in language models only.
+    """
+    changed = 0
+    for product in model.get_ordered_ops():
+        if product.get_type_name() == "MatMul" and (weights := widened(product.input_value(1))) is not None:
+            product.input(1).replace_source_output(_widened_late(weights))
+            changed += 1
+    model.validate_nodes_and_infer_types()
+    return changed
+
+
+def _widened_late(weights: ov.Output) -> ov.Output:
+    """float32 of them, by a Convert that OpenVINO does not compute beforehand."""
+    # Only this pass of OpenVINO's converter marks a Convert so.
+    model = ov.Model([ops.result(ops.constant(np.ones(1, np.float32)))], [], "a marked Convert")
+    compress_model_transformation(model)
+    convert = model.get_results()[0].input_value(0).get_node()
+    convert.input(0).replace_source_output(weights)
+    return convert.output(0)
 
 
 def is_result(node: ov.Node) -> bool:

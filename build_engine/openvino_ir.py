@@ -12,7 +12,7 @@ from typing import Any, Final
 import openvino as ov
 from openvino import opset13 as ops
 
-from build_engine.bfloat16 import attend_in_bfloat16, multiply_in_bfloat16
+from build_engine.bfloat16 import attend_in_bfloat16, keep_bfloat16, multiply_in_bfloat16
 from build_engine.feed_forward import fuse_feed_forward
 from build_engine.integer_parts import MOST_TOKENS, split_networks
 from build_engine.logsumexp import add_logsumexp
@@ -39,7 +39,8 @@ times, decoding eight at once 3.2 times and prefill 1.9 times as fast as with bf
 from 0.011 to 0.015 (groups of 32: 0.013) for int8 weights and stays at 0.076 for int4 ones; bfloat16 weights have 0.005.
 
 Without VNNI, OpenVINO leaves activations as they are, whatever is asked for, and widens the weights to float32: integer
-products overflow there, and would not be faster (docs/decisions/0018).
+products overflow there, and would not be faster (docs/decisions/0018). Without bfloat16 arithmetic it does so with bfloat16
+weights (docs/decisions/0021).
 """
 
 
@@ -109,6 +110,8 @@ def load_language_model(
         split_products(model, manifest.text.hidden_size)
     elif fused and _threads(core, threads) > 1:
         fuse_feed_forward(model)
+    elif not _has_bfloat16(core):
+        keep_bfloat16(model)
     options = {"KV_CACHE_PRECISION": kv_cache_dtype, "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
     return _compile(core, model, precision, threads, options)
 

@@ -20,12 +20,42 @@ from build_engine.verify import Transformers, answer_forced
 
 EnginesOf = Callable[[Path, str], Path]
 
-pytestmark = pytest.mark.skipif(
-    "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
-    reason="without bfloat16 arithmetic the model is compiled for float32, and nothing is changed",
+HAS_BFLOAT16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+multiplies = pytest.mark.skipif(
+    not HAS_BFLOAT16, reason="without bfloat16 arithmetic the model is compiled for float32"
 )
+widens = pytest.mark.skipif(HAS_BFLOAT16, reason="with bfloat16 arithmetic nothing is widened")
 
 
+@widens
+def test_weights_stay_as_they_are_stored_where_products_are_float32(
+    demo_checkpoint: Path, engines_of: EnginesOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = engines_of(demo_checkpoint, "bf16")
+    kept = Trial(directory, threads=1)
+    monkeypatch.setattr(openvino_ir, "keep_bfloat16", lambda model: 0)
+    plain = Trial(directory, threads=1)
+    reference = Transformers(demo_checkpoint, plain.manifest.vision)
+    for sample in make_samples(plain.manifest):
+        ours, theirs = (
+            answer_forced(sample, [1, 2, 3, 4], reference, trial, None) for trial in (kept, plain)
+        )
+        # float32 sums in another order, of the same numbers.
+        assert np.abs(ours - theirs).max() < 1e-4 * theirs.std()
+    found = [products_weights(trial.language.get_compiled_model()) for trial in (kept, plain)]
+    assert found == [{ov.Type.bf16}, {ov.Type.f32}]
+
+
+def products_weights(compiled: ov.CompiledModel) -> set[ov.Type]:
+    """Types of the weights that products take."""
+    return {
+        node.get_input_element_type(1)
+        for node in compiled.get_runtime_model().get_ops()
+        if node.get_rt_info()["layerType"].astype(str) == "FullyConnected"
+    }
+
+
+@multiplies
 def test_answers_are_the_same_numbers(
     demo_checkpoint: Path, engines_of: EnginesOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,6 +75,7 @@ def test_answers_are_the_same_numbers(
         np.testing.assert_array_equal(ours, theirs)
 
 
+@multiplies
 def test_only_the_weights_of_the_logits_are_kept_as_float32(
     demo_checkpoint: Path, engines_of: EnginesOf
 ) -> None:
@@ -70,6 +101,7 @@ def kind_of_weights(node: ov.Node) -> ov.Type:
     return weights.get_output_element_type(0)
 
 
+@multiplies
 @pytest.mark.parametrize("tail", ["bias", "scaled bias", "activation", "two readers", "varying sum"])
 def test_what_follows_a_product_is_computed(tail: str) -> None:
     random = np.random.default_rng(0)
@@ -99,6 +131,7 @@ def test_what_follows_a_product_is_computed(tail: str) -> None:
     assert multiply_in_bfloat16(model) == 0  # nothing is left to change
 
 
+@multiplies
 def test_an_encoder_of_float32_engines_is_left_alone(demo_checkpoint: Path, engines_of: EnginesOf) -> None:
     directory = engines_of(demo_checkpoint, "f32")
     model = ov.Core().read_model(directory / VISION_ENCODER)
