@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ensemble.contract import ENTRY
-from ensemble.errors import InvalidOption, ServingError
+from ensemble.errors import Cancelled, InvalidOption, RequestError, ServingError
 from ensemble.options import CANCEL, TRACE_HEADERS
 from ensemble.postprocessing.call import Call, Failure, Tensors
 
@@ -32,6 +32,7 @@ class Tracing:
 
     def __init__(self, provider: Any = None) -> None:
         self._provider = provider
+        self._tracer: Any = None if provider is None else provider.get_tracer(SERVICE)
 
     @classmethod
     def to_collector(cls, url: str | None = None) -> Tracing:
@@ -52,7 +53,7 @@ class Tracing:
 
     def of(self, call: Call) -> Call:
         """The call, with a span around it if its caller is traced. The span ends with the call."""
-        if self._provider is None:
+        if self._tracer is None:
             return call
         try:
             parameters = call.parameters
@@ -76,9 +77,7 @@ class Tracing:
         if not trace.get_current_span(context).get_span_context().trace_flags.sampled:
             return call
         attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": ENTRY}
-        span = self._provider.get_tracer(SERVICE).start_span(
-            f"chat {ENTRY}", context, trace.SpanKind.SERVER, attributes
-        )
+        span = self._tracer.start_span(f"chat {ENTRY}", context, trace.SpanKind.SERVER, attributes)
         return _Traced(call, span)
 
 
@@ -128,7 +127,7 @@ class _Traced:
 
         # The class alone: the text of an error may quote the request.
         self._span.set_attribute("error.type", type(error).__name__)
-        if error.code in ("INTERNAL", "UNAVAILABLE"):
+        if not isinstance(error, RequestError | Cancelled):
             self._span.set_status(StatusCode.ERROR)
         self._span.end()
         self._call.fail(error)

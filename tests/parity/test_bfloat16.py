@@ -27,14 +27,18 @@ multiplies = pytest.mark.skipif(
 widens = pytest.mark.skipif(HAS_BFLOAT16, reason="with bfloat16 arithmetic nothing is widened")
 
 
+def with_and_without(change: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Trial, Trial]:
+    """An engine as it is loaded, and the same without one change to its graphs."""
+    changed = Trial(directory, threads=1)
+    monkeypatch.setattr(openvino_ir, change, lambda model: 0)
+    return changed, Trial(directory, threads=1)
+
+
 @widens
 def test_weights_stay_as_they_are_stored_where_products_are_float32(
     demo_checkpoint: Path, engines_of: EnginesOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory = engines_of(demo_checkpoint, "bf16")
-    kept = Trial(directory, threads=1)
-    monkeypatch.setattr(openvino_ir, "keep_bfloat16", lambda model: 0)
-    plain = Trial(directory, threads=1)
+    kept, plain = with_and_without("keep_bfloat16", engines_of(demo_checkpoint, "bf16"), monkeypatch)
     reference = Transformers(demo_checkpoint, plain.manifest.vision)
     for sample in make_samples(plain.manifest):
         ours, theirs = (
@@ -59,10 +63,9 @@ def products_weights(compiled: ov.CompiledModel) -> set[ov.Type]:
 def test_answers_are_the_same_numbers(
     demo_checkpoint: Path, engines_of: EnginesOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory = engines_of(demo_checkpoint, "bf16")
-    changed = Trial(directory, threads=1)
-    monkeypatch.setattr(openvino_ir, "multiply_in_bfloat16", lambda model: 0)
-    plain = Trial(directory, threads=1)
+    changed, plain = with_and_without(
+        "multiply_in_bfloat16", engines_of(demo_checkpoint, "bf16"), monkeypatch
+    )
     reference = Transformers(demo_checkpoint, plain.manifest.vision)
     for sample in make_samples(plain.manifest):
         if sample.items:
